@@ -124,8 +124,13 @@ class Reverted(ChainError):
     exit_code = 7
 
     def __init__(
-        self, message: str, *, name: str = "", args_by_name: dict[str, object] | None = None,
-        selector: bytes = b"", fix: str | None = None,
+        self,
+        message: str,
+        *,
+        name: str = "",
+        args_by_name: dict[str, object] | None = None,
+        selector: bytes = b"",
+        fix: str | None = None,
     ) -> None:
         super().__init__(message, fix=fix)
         self.name = name
