@@ -47,7 +47,7 @@ from libp2p.security.noise.transport import PROTOCOL_ID as NOISE
 from libp2p.security.noise.transport import Transport as NoiseTransport
 from libp2p.stream_muxer.exceptions import MuxedStreamError
 from libp2p.stream_muxer.yamux import yamux
-from multiaddr import Multiaddr
+from multiaddr import Multiaddr  # type: ignore[import-untyped]  # ships no types
 
 from tolsey.errors import LocalViolation
 
@@ -74,6 +74,7 @@ FAILED_PEER_S = 10.0
 LIBRARY_ERRORS = (BaseLibp2pError, OSError, trio.BrokenResourceError, trio.ClosedResourceError)
 """What the library raises when a peer or the line is at fault. Everything else is a bug, its or ours."""
 
+_HOST_PARTS = {"ip4", "ip6", "dns", "dns4", "dns6", "p2p"}
 _log = logging.getLogger(__name__)
 _applied = False
 StreamHandler = Callable[[INetStream], Awaitable[None]]
@@ -106,6 +107,9 @@ def apply() -> None:
     _patch(yamux.Yamux, "_write_frame", _write_frame)
     _patch(Swarm, "close_peer", _close_peer)
     _patch(Swarm, "dial_peer", _dial_peer)
+    library_log = logging.getLogger("libp2p")
+    if library_log.level == logging.NOTSET:  # it warns at each ordinary end of a stream
+        library_log.setLevel(logging.CRITICAL)
     _applied = True
 
 
@@ -376,7 +380,7 @@ def known_addrs(swarm: Swarm, peer_id: ID) -> list[Multiaddr]:
         addrs = swarm.peerstore.addrs(peer_id)
     except PeerStoreError:
         return []
-    plain = [a for a in addrs if {"tcp"} == {p.name for p in a.protocols()} - {"ip4", "ip6", "dns", "dns4", "dns6", "p2p"}]
+    plain = [a for a in addrs if {p.name for p in a.protocols()} - _HOST_PARTS == {"tcp"}]
     return sorted(plain, key=lambda a: str(a).startswith(("/ip4/127.", "/ip6/::1")))[:MAX_ADDRS_PER_PEER]
 
 

@@ -31,7 +31,7 @@ from libp2p.network.config import ConnectionConfig, RetryConfig
 from libp2p.network.swarm import Swarm
 from libp2p.peer.id import ID
 from libp2p.transport.tcp.tcp import TCP
-from multiaddr import Multiaddr
+from multiaddr import Multiaddr  # type: ignore[import-untyped]  # ships no types
 
 from tolsey.errors import ConfigError, NetworkError, PeerTimeout, PeerUnreachable, RemoteViolation
 from tolsey.network import guards, scores
@@ -329,8 +329,8 @@ def peer_id_of(addr: str) -> str:
     Raises:
         ConfigError: there is none, or it is not an Ed25519 peer id.
     """
-    peer_id = _parse(addr).get_peer_id()
-    if peer_id is None or not is_peer_id(peer_id):
+    peer_id = str(_parse(addr).get_peer_id() or "")
+    if not is_peer_id(peer_id):
         raise ConfigError(f"{addr!r} does not end in /p2p/<peer id>", fix="copy the address that the peer prints")
     return peer_id
 

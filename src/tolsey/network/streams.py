@@ -67,15 +67,18 @@ class Stream:
             RemoteViolation: it announces more than `max_bytes`.
             PeerUnreachable: the stream ended before.
         """
-        header = await self.read_exactly(4)
-        size = int.from_bytes(header, "big")
+        size = await self.read_frame_size()
         if size > max_bytes:
             raise RemoteViolation(
                 f"{self.peer_id} announced a frame of {size} bytes on {self.protocol}, allowed are {max_bytes}",
                 peer_id=self.peer_id,
-                evidence=header,
+                evidence=size.to_bytes(4, "big"),
             )
         return await self.read_exactly(size)
+
+    async def read_frame_size(self) -> int:
+        """The length that the next frame announces, for a reader to whom too long is no violation."""
+        return int.from_bytes(await self.read_exactly(4), "big")
 
     async def write(self, raw: bytes) -> None:
         """Sends all of `raw`.
@@ -95,7 +98,7 @@ class Stream:
 
     async def close_write(self) -> None:
         """Says that nothing more will be sent; reading goes on."""
-        await quietly(self._inner.close_write())
+        await quietly(self._inner.close_write())  # type: ignore[attr-defined]  # not in the interface
 
     async def aclose(self) -> None:
         """Closes in order: what was written still arrives."""
