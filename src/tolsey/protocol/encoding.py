@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from typing import Any
 
 from Crypto.Hash import keccak
@@ -42,8 +43,19 @@ TAG_LISTING = b"tolsey/listing/1"
 TAG_BINDING = b"tolsey/binding/1"
 
 
+MAX_JSON_DEPTH = 64
+"""Objects inside objects of a message. Python's parser recurses: deeper text from a stranger can end the process where
+a library has raised the recursion limit, so depth is counted first."""
+
+_ACCOUNT = re.compile(r"0x[0-9a-fA-F]{40}")
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
+_NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+
+
 def tag(name: bytes) -> bytes:
     """The 32-byte domain tag for `name` (at most 31 ASCII bytes)."""
+    if len(name) > 31:
+        raise ValueError(f"a tag has at most 31 bytes so that it fits 32 with its padding, {name!r} has {len(name)}")
     return name.ljust(32, b"\0")
 
 
@@ -69,11 +81,14 @@ def word(value: int) -> bytes:
 
 
 def address_word(account: str) -> bytes:
-    """A 0x-prefixed 20-byte account, left-padded to a word."""
-    raw = bytes.fromhex(account.removeprefix("0x"))
-    if len(raw) != 20:
-        raise ValueError(f"an account has 20 bytes, {account!r} has {len(raw)}")
-    return raw.rjust(32, b"\0")
+    """A 0x-prefixed 20-byte account, left-padded to a word.
+
+    Raises:
+        ValueError: not 0x and 40 hex digits.
+    """
+    if not isinstance(account, str) or not _ACCOUNT.fullmatch(account):
+        raise ValueError(f"an account is 0x and 40 hex digits, not {account!r}")
+    return bytes.fromhex(account[2:]).rjust(32, b"\0")
 
 
 def canonical_json(value: Any) -> bytes:
@@ -90,10 +105,13 @@ def parse_canonical_json(raw: bytes, *, max_bytes: int) -> Any:
     """The value of canonical bytes.
 
     Raises:
-        RemoteViolation: longer than `max_bytes`, not JSON, or not the canonical form of what it says.
+        RemoteViolation: longer than `max_bytes`, nested deeper than MAX_JSON_DEPTH, not JSON, or not the canonical
+            form of what it says.
     """
     if len(raw) > max_bytes:
         raise RemoteViolation(f"object of {len(raw)} bytes where at most {max_bytes} are allowed")
+    if _is_deeper(raw, MAX_JSON_DEPTH):
+        raise RemoteViolation(f"JSON nested deeper than {MAX_JSON_DEPTH} levels", evidence=raw[:4096])
     try:
         value = json.loads(raw)
         again = canonical_json(value)
@@ -102,6 +120,16 @@ def parse_canonical_json(raw: bytes, *, max_bytes: int) -> Any:
     if again != raw:
         raise RemoteViolation("JSON is not in canonical form (sorted keys, no spaces)", evidence=raw[:4096])
     return value
+
+
+def _is_deeper(raw: bytes, most: int) -> bool:
+    """Whether brackets outside of strings open more than `most` levels; linear in the length, whatever the bytes."""
+    level = 0
+    for bracket in _STRING.sub(b"", raw).translate(None, _NOT_BRACKETS):
+        level += 1 if bracket in b"[{" else -1
+        if level > most:
+            return True
+    return False
 
 
 def _refuse_floats(value: Any) -> None:

@@ -8,12 +8,13 @@ the same account. Money never depends on delivery: a late joiner asks any peer f
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from tolsey.errors import RemoteViolation
-from tolsey.protocol.encoding import TAG_LISTING, canonical_json, keccak256, parse_canonical_json
+from tolsey.protocol.encoding import TAG_LISTING, address_word, canonical_json, keccak256, parse_canonical_json
 from tolsey.protocol.job import JobSpec
 from tolsey.protocol.offer import Domain
 from tolsey.protocol.units import Account, ClassId, PeerId, TokenUnits
@@ -132,8 +133,12 @@ def _parse_field(name: str, kind: str, value: Any) -> Any:
     if not isinstance(value, str) or len(value) > 128:
         raise RemoteViolation(f"{name} is a short string")
     if kind == "ClassId":
+        if not re.fullmatch(r"[0-9a-f]{64}", value):
+            raise RemoteViolation(f"{name} is not 64 lower-case hex digits: {value!r}")
+        return bytes.fromhex(value)
+    if kind == "Account":
         try:
-            return bytes.fromhex(value)
+            address_word(value)
         except ValueError as error:
-            raise RemoteViolation(f"{name} is not hex: {value!r}") from error
+            raise RemoteViolation(f"{name}: {error}") from error
     return value

@@ -48,8 +48,14 @@ def proof(leaves: Sequence[bytes], index: int) -> list[bytes]:
 
 
 def verify(root_: bytes, count: int, index: int, leaf: bytes, siblings: Sequence[bytes]) -> bool:
-    """Whether `leaf` stands at `index` of the tree of `count` leaves with that root."""
+    """Whether `leaf` stands at `index` of the tree of `count` leaves with that root.
+
+    False, never an error, for anything malformed: a leaf or sibling of another length could move the cut between the
+    two children of a node without changing its hash.
+    """
     if not 0 <= index < count or len(siblings) != depth(count):
+        return False
+    if any(len(item) != 32 for item in (leaf, *siblings)):
         return False
     current = leaf
     for sibling in siblings:

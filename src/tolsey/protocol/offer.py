@@ -7,6 +7,7 @@ Next in the flow: lifecycle.py.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,7 @@ DOMAIN_TYPE = "EIP712Domain(string name,string version,uint256 chainId,address v
 MAX_VERIFIERS = 7
 MAX_SAMPLES = 1024
 
+_HASH = re.compile(r"[0-9a-f]{64}")
 _FIELDS: tuple[tuple[str, str, str], ...] = tuple(
     (kind, name, "".join(f"_{c.lower()}" if c.isupper() else c for c in name))
     for kind, name in (part.split(" ") for part in OFFER_TYPE[len("Offer(") : -1].split(","))
@@ -203,7 +205,9 @@ def why_not(
     if offer.expires_at <= now_ts:
         return f"expired {now_ts - offer.expires_at} s ago"
     if offer.challenge_window_s < 2 * offer.verdict_window_s + 1:
-        return f"challenge window {offer.challenge_window_s} s leaves no time for verdicts of 2 x {offer.verdict_window_s} s"
+        return (
+            f"challenge window {offer.challenge_window_s} s leaves no time for verdicts of 2 x {offer.verdict_window_s} s"
+        )
     return None
 
 
@@ -234,10 +238,9 @@ def _clean(kind: str, value: Any) -> Any:
 
 def _parse(kind: str, value: Any) -> Any:
     if kind == "bytes32":
-        raw = bytes.fromhex(value)
-        if len(raw) != 32:
-            raise ValueError(f"{len(raw)} bytes where 32 are due")
-        return raw
+        if not isinstance(value, str) or not _HASH.fullmatch(value):
+            raise ValueError(f"{value!r} is not 64 lower-case hex digits")
+        return bytes.fromhex(value)
     if kind == "address":
         address_word(value)
         return value

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from tolsey.errors import RemoteViolation
 from tolsey.protocol.content import ContentId
-from tolsey.protocol.encoding import canonical_json, parse_canonical_json
+from tolsey.protocol.encoding import address_word, canonical_json, parse_canonical_json
 from tolsey.protocol.job import MAX_SPEC_BYTES, JobSpec
 from tolsey.protocol.offer import Clocks, Offer
 from tolsey.protocol.units import Account, JobId, Seconds, StateRoot, TokenUnits
@@ -36,7 +36,7 @@ class Limits:
     deadline_s: float
 
 
-BOOK = Limits(protocol="/tolsey/book/1", max_request_bytes=64, max_reply_bytes=1 << 20, deadline_s=10)
+BOOK = Limits(protocol="/tolsey/book/1", max_request_bytes=64, max_reply_bytes=5 << 18, deadline_s=10)
 OFFER = Limits(protocol="/tolsey/offer/1", max_request_bytes=MAX_SPEC_BYTES + 4096, max_reply_bytes=8192, deadline_s=60)
 PROGRESS = Limits(protocol="/tolsey/progress/1", max_request_bytes=256, max_reply_bytes=1 << 20, deadline_s=10)
 TRACE = Limits(protocol="/tolsey/trace/1", max_request_bytes=256, max_reply_bytes=16 << 20, deadline_s=60)
@@ -109,7 +109,7 @@ class OfferRequest:
         return cls(
             spec=JobSpec.decode(body.get("spec", str).encode()),
             initial_root=StateRoot(body.hash("initial_root")),
-            client=Account(body.get("client", str)),
+            client=body.account("client"),
             client_seal=body.hash("client_seal"),
             verifier_count=body.integer("verifier_count", 7),
             sample_count=body.integer("sample_count", 1024),
@@ -146,7 +146,7 @@ class OfferReply:
         refusal = body.get("refusal", str)[:500]
         if body.value.get("offer") is None:
             return cls(offer=None, signature=b"", refusal=refusal or "no reason given")
-        signature = bytes.fromhex(body.get("signature", str))
+        signature = _unhex("signature", body.get("signature", str))
         if len(signature) != 65:
             raise RemoteViolation(f"signature of {len(signature)} bytes, 65 are due")
         return cls(offer=Offer.from_json(body.value["offer"]), signature=signature, refusal="")
@@ -310,12 +310,20 @@ class _Body:
             raise RemoteViolation(f"{name} is {item!r}, a whole number from 0 to {most} is due")
         return item
 
+    def account(self, name: str) -> Account:
+        item = self.get(name, str)
+        try:
+            address_word(item)
+        except ValueError as error:
+            raise RemoteViolation(f"{name}: {error}") from error
+        return Account(item)
+
     def hash(self, name: str) -> bytes:
         return _hash(name, self.value.get(name))
 
 
 def _trace_entry(value: Any) -> TraceEntry:
-    if not isinstance(value, list) or len(value) != 4 or type(value[0]) is not int:
+    if not isinstance(value, list) or len(value) != 4 or type(value[0]) is not int or not 0 <= value[0] < 1 << 32:
         raise RemoteViolation("a trace entry is [index, input root, output root, checkpoint]")
     return TraceEntry(
         index=value[0],
