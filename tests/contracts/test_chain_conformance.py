@@ -246,7 +246,7 @@ def test_sending_the_same_bytes_twice_pays_once(market: Market) -> None:
         ({"chainId": 1}, "chain"),
         ({"value": 10**30}, "[Ii]nsufficient funds"),
         ({"gas": 20_999}, "intrinsic gas|too low"),
-        ({"gas": 40_000_000}, "gas limit|exceeds"),
+        ({"gas": 40_000_000}, "gas limit|gas_limit"),
     ],
 )
 def test_impossible_transaction_is_refused(market: Market, change: dict[str, int], words: str) -> None:
@@ -271,7 +271,7 @@ def test_estimate_is_enough_and_one_less_is_not(market: Market, probe: Any) -> N
 
 def test_gas_used_is_equal_on_every_engine(market: Market, probe: Any) -> None:
     used = [market.transact(function)["gasUsed"] for function in (probe.functions.fill(10), probe.functions.wipe(10))]
-    assert used == [245_262, 56_463]
+    assert used == [243_724, 58_088]  # measured on anvil 1.7.1 and py-evm 0.12.1b1
 
 
 def test_fees_history_follows_eip1559(market: Market) -> None:
