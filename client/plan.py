@@ -1,0 +1,208 @@
+"""The plan: what would happen to the client's money, before anything is signed.
+
+Pure: offers in, a choice and every reason out. It refuses an offer that differs from what was asked in any term
+(protocol/offer.py `why_not`), that was not signed by its worker, that costs more than the cap, or that asks for a
+forfeit larger than a window's price. Next in the flow: render.py shows it, market.py accepts the chosen offer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tolsey.errors import NoOffer
+from tolsey.protocol import sampling
+from tolsey.protocol.job import JobSpec
+from tolsey.protocol.offer import Clocks, Offer, why_not
+from tolsey.protocol.units import Account, ClassId, StateRoot, TokenUnits
+
+FAKED_SHARES = (0.01, 0.10, 0.50)
+"""For the odds on the plan screen: one segment in a hundred, in ten, in two."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What the client wants of any worker.
+
+    Attributes:
+        max_cost: the most that the whole escrow may be, token units; None for no cap.
+        verifier_count: verifiers drawn per window, 0 to 7. sample_count: segments each replays, 1 to 1024.
+        verdict_fee: token units for each verdict.
+        clocks: seconds of block time.
+        on: accounts that may work, lower case; empty for anybody.
+    """
+
+    max_cost: TokenUnits | None
+    verifier_count: int
+    sample_count: int
+    verdict_fee: TokenUnits
+    clocks: Clocks
+    on: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """One worker that was considered.
+
+    Attributes:
+        account, peer_id, class_name: who it is, from its listing.
+        eta_s: seconds of training that it expects.
+        offer, signature: what it signed; None and empty where it made none.
+        dropped: why it is out of the question, or "".
+    """
+
+    account: Account
+    peer_id: str
+    class_name: str
+    class_id: ClassId
+    eta_s: float
+    offer: Offer | None = None
+    signature: bytes = b""
+    dropped: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Odds:
+    """How likely a worker that fakes `share` of a window's segments is caught in that window."""
+
+    share: float
+    faked: int
+    caught: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """The whole screen.
+
+    Attributes:
+        candidates: everybody considered, cheapest fitting offer first, the dropped last.
+        chosen: the first that fits.
+        pool_size: verifiers registered in the job's class; odds count on no more than these.
+        odds: for FAKED_SHARES, over one full window.
+    """
+
+    spec: JobSpec
+    terms: Terms
+    candidates: tuple[Candidate, ...]
+    chosen: Candidate
+    pool_size: int
+    odds: tuple[Odds, ...]
+
+    @property
+    def offer(self) -> Offer:
+        """The chosen worker's offer."""
+        assert self.chosen.offer is not None, "make_plan chooses among offers"
+        return self.chosen.offer
+
+
+def examine(
+    candidate: Candidate,
+    *,
+    spec: JobSpec,
+    terms: Terms,
+    client: Account,
+    client_seal: bytes,
+    initial_root: StateRoot,
+    now_ts: int,
+) -> Candidate:
+    """The candidate with its `dropped` reason filled in where its offer does not fit."""
+    if candidate.dropped or candidate.offer is None:
+        return candidate if candidate.dropped else _without(candidate, "made no offer")
+    offer = candidate.offer
+    reason = why_not(
+        offer, spec=spec, client=client, client_seal=client_seal, initial_root=initial_root, now_ts=now_ts
+    ) or _changed_terms(offer, candidate, terms)
+    return _without(candidate, reason) if reason else candidate
+
+
+def make_plan(candidates: Sequence[Candidate], *, spec: JobSpec, terms: Terms, pool_size: int) -> Plan:
+    """The plan over candidates that were examined.
+
+    Raises:
+        NoOffer: none fits; carries every reason.
+    """
+    fitting = sorted((c for c in candidates if not c.dropped), key=_rank)
+    dropped = sorted((c for c in candidates if c.dropped), key=lambda c: c.account.lower())
+    if not fitting:
+        raise NoOffer(
+            _nobody(dropped), dropped={c.account: c.dropped for c in dropped}, fix=_way_out([c.dropped for c in dropped])
+        )
+    verifiers = min(terms.verifier_count, pool_size)
+    return Plan(
+        spec=spec,
+        terms=terms,
+        candidates=(*fitting, *dropped),
+        chosen=fitting[0],
+        pool_size=pool_size,
+        odds=odds(min(spec.segments_per_window, spec.segment_count), verifiers, terms.sample_count),
+    )
+
+
+def odds(segments: int, verifiers: int, samples: int) -> tuple[Odds, ...]:
+    """The odds table for a window of `segments` that `verifiers` honest verifiers sample."""
+    table = []
+    for share in FAKED_SHARES:
+        faked = max(1, round(share * segments))
+        caught = sampling.detection_odds(segments, faked, [samples] * verifiers)
+        table.append(Odds(share=share, faked=faked, caught=caught))
+    return tuple(table)
+
+
+def _changed_terms(offer: Offer, candidate: Candidate, terms: Terms) -> str | None:
+    if offer.worker.lower() != candidate.account.lower():
+        return f"offers in the name of {offer.worker}"
+    clocks = Clocks(
+        commit_window_s=offer.commit_window_s,
+        reveal_window_s=offer.reveal_window_s,
+        verdict_window_s=offer.verdict_window_s,
+        challenge_window_s=offer.challenge_window_s,
+    )
+    for name, got, asked in (
+        ("verifiers", offer.verifier_count, terms.verifier_count),
+        ("samples", offer.sample_count, terms.sample_count),
+        ("verdict fee", offer.verdict_fee, terms.verdict_fee),
+        ("clocks", clocks, terms.clocks),
+    ):
+        if got != asked:
+            return f"changed {name} to {got}, asked was {asked}"
+    if offer.forfeit > max(offer.window_price(w) for w in range(min(2, offer.window_count))):
+        return f"asks for a forfeit of {offer.forfeit} units, more than one window's price"
+    if terms.max_cost is not None and offer.escrow > terms.max_cost:
+        return f"needs an escrow of {offer.escrow} units, your cap is {terms.max_cost}"
+    return None
+
+
+def _without(candidate: Candidate, reason: str) -> Candidate:
+    return Candidate(
+        account=candidate.account,
+        peer_id=candidate.peer_id,
+        class_name=candidate.class_name,
+        class_id=candidate.class_id,
+        eta_s=candidate.eta_s,
+        offer=candidate.offer,
+        signature=candidate.signature,
+        dropped=reason,
+    )
+
+
+def _rank(candidate: Candidate) -> tuple[int, float, str]:
+    assert candidate.offer is not None
+    return candidate.offer.escrow, candidate.eta_s, candidate.account.lower()
+
+
+def _nobody(dropped: Sequence[Candidate]) -> str:
+    if not dropped:
+        return "no worker sells on this market now: nobody's listing was heard"
+    reasons = "".join(f"\n    {c.account[:10]}…  {c.dropped}" for c in dropped[:20])
+    more = f"\n    and {len(dropped) - 20} more" if len(dropped) > 20 else ""
+    return f"none of {len(dropped)} workers fits:{reasons}{more}"
+
+
+def _way_out(reasons: Sequence[str]) -> str:
+    if not reasons:
+        return "tolsey status (is the market up?), or start a worker: tolsey worker start"
+    if all("your cap is" in reason for reason in reasons):
+        return "raise --max-cost, or lower --verifiers"
+    if all("busy" in reason for reason in reasons):
+        return "try again when one is free (tolsey offers), or start another: tolsey worker start"
+    return "tolsey offers shows what each sells"

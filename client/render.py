@@ -1,0 +1,201 @@
+"""Tables and lines for people; every function takes views and gives something that rich prints.
+
+Nothing is decided here and nothing is fetched. Data goes to standard output, progress and questions to standard
+error, so that a pipe gets data only. Next: the commands print what this file gives.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from tolsey.client import plots
+from tolsey.client.money import Money
+from tolsey.client.timeline import short
+from tolsey.client.views import (
+    AuditView,
+    JobLine,
+    JobView,
+    LedgerAudit,
+    ListingView,
+    PlanView,
+    StatusView,
+    WalletView,
+)
+
+out = Console(highlight=False, soft_wrap=False)
+err = Console(stderr=True, highlight=False)
+_STATE_STYLE = {
+    "completed": "green", "accepted": "cyan", "committed": "cyan", "drawn": "cyan", "slashed": "red",
+    "challenged": "yellow", "demanded": "yellow", "expired": "yellow", "cancelled": "dim", "voided": "yellow",
+}  # fmt: skip
+
+
+def table(*columns: str, right: Sequence[str] = (), title: str | None = None) -> Table:
+    """A plain table in the one style of this program."""
+    made = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False)
+    for column in columns:
+        made.add_column(column, justify="right" if column in right else "left", no_wrap=column != "")
+    return made
+
+
+def duration(seconds: float) -> str:
+    """`45 s`, `12 min`, `3.5 h`, `2.0 d`."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 7_200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3_600:.1f} h" if seconds < 172_800 else f"{seconds / 86_400:.1f} d"
+
+
+def size(count: int) -> str:
+    """Bytes with a binary unit."""
+    amount, unit = float(count), "B"
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if amount < 1024:
+            break
+        amount /= 1024
+    return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+
+
+def state(name: str) -> Text:
+    """A job's state in its colour."""
+    return Text(name, style=_STATE_STYLE.get(name, ""))
+
+
+def offers(listings: Sequence[ListingView], money: Money) -> RenderableType:
+    """What workers sell."""
+    if not listings:
+        return Text("no worker sells on this market now")
+    made = table("WORKER", "CLASS", "PER PFLOP", "AT LEAST", "BOND", "MEMORY", "SPEED", "BUSY", "", right=("BUSY",))
+    for row in listings:
+        made.add_row(
+            short(row.worker), row.class_name[:28], money.text(row.price_per_petaflop), money.text(row.min_price),
+            f"{row.bond_bps / 100:.0f} %", size(row.memory_bytes), f"{row.flops_per_s / 1e9:.1f} GFLOP/s",
+            f"{row.busy}/{row.capacity}", "" if row.registered else "not registered on chain",
+        )  # fmt: skip
+    return made
+
+
+def plan(view: PlanView, money: Money) -> RenderableType:
+    """The screen before signing."""
+    made = table("WORKER", "CLASS", "PRICE", "ESCROW", "BOND", "TIME", "", right=("PRICE", "ESCROW", "BOND", "TIME"))
+    for row in view.candidates:
+        amounts = [money.text(amount) if amount is not None else "-" for amount in (row.price, row.escrow, row.bond)]
+        note = Text(row.dropped, style="dim") if row.dropped else Text("chosen" if row.worker == view.worker else "")
+        made.add_row(short(row.worker), row.class_name[:28], *amounts, duration(row.eta_s), note)
+    clocks = view.clocks
+    odds = ", ".join(f"{o.share:.0%} → {o.caught:.1%}" for o in view.odds)
+    drawn = min(view.verifiers, view.pool_size)
+    lines = [
+        f"escrow    {money.text(view.escrow)} = price {money.text(view.price)} + verdict fees "
+        f"{money.text(view.verdict_escrow)}; what is not earned returns",
+        f"paid      window by window ({view.windows}), each only after it was drawn, replayed and left unchallenged",
+        f"refund    slashed: everything back, and what was spent is made good from the bond {money.text(view.bond)}; "
+        f"no commitment in time: the rest and a forfeit of {money.text(view.forfeit)}",
+        f"cancel    before a commitment, for the forfeit of {money.text(view.forfeit)}",
+        f"checked   {drawn} of {view.pool_size} verifiers replay {view.samples} of "
+        f"{min(view.segments, -(-view.segments // view.windows))} segments each; faked share → caught: {odds}",
+        f"clocks    commit {duration(clocks['commit_window_s'])}, reveal {duration(clocks['reveal_window_s'])}, "
+        f"verdict {duration(clocks['verdict_window_s'])}, challenge {duration(clocks['challenge_window_s'])}",
+    ]
+    if view.pool_size == 0:
+        lines.append("warning   no verifier is registered in this class: only you would check (tolsey audit JOB)")
+    head = f"Plan  {view.name} · {view.steps} steps in {view.segments} segments · spec {view.spec_hash[:10]}"
+    return Group(Text(head, style="bold"), made, *map(Text, lines))
+
+
+def jobs(lines: Sequence[JobLine], money: Money) -> RenderableType:
+    """`tolsey ps`."""
+    if not lines:
+        return Text("no jobs yet: tolsey run SPEC.toml buys one")
+    made = table("JOB", "NAME", "STATE", "WINDOW", "STEP", "LOSS", "PRICE", "PAID", "WORKER", "NEXT", right=("PAID",))
+    now = time.time()
+    for line in lines:
+        step = f"{line.step}/{line.steps}" if line.step is not None else "-"
+        left = duration(max(0.0, line.deadline - now)) if line.deadline else "-"
+        made.add_row(
+            line.job_id[:10], line.name or "-", state(line.state), f"{min(line.window + 1, line.windows)}/{line.windows}",
+            step, line.loss or "-", money.text(line.price), money.text(line.paid), short(line.worker), left,
+        )  # fmt: skip
+    return made
+
+
+def job(view: JobView, money: Money) -> RenderableType:
+    """`tolsey show`."""
+    head = Text.assemble((f"Job {view.job.job_id}", "bold"), "  ", state(view.job.state))
+    terms = Text(
+        f"{view.job.name or 'not mine'} · worker {short(view.job.worker)} · client {short(view.client)} · escrow "
+        f"{money.text(view.escrow)} · bond {money.text(view.bond)} · forfeit {money.text(view.forfeit)}"
+    )
+    made = table("TIME", "BLOCK", "", right=("BLOCK",))
+    for entry in view.timeline:
+        made.add_row(time.strftime("%H:%M:%S", time.localtime(entry.ts)), str(entry.block), entry.text)
+    sums = (
+        f"so far: worker {money.text(view.paid_worker)}, verifiers {money.text(view.paid_verifiers)}, "
+        f"returned {money.text(view.refunded)}, made good from the bond {money.text(view.compensated)}"
+    )
+    return Group(head, terms, made, Text(sums))
+
+
+def wallet(view: WalletView, money: Money) -> RenderableType:
+    """`tolsey wallet show`."""
+    made = table("", "", right=())
+    made.show_header = False
+    for name, value in (
+        ("account", view.account),
+        ("network", view.network),
+        ("free in the market", money.text(view.free)),
+        ("locked in the market", money.text(view.locked)),
+        ("in the wallet", money.text(view.token)),
+        ("for gas", f"{view.gas_wei / 1e18:.4f} ETH"),
+    ):
+        made.add_row(name, value)
+    return made
+
+
+def audit(view: AuditView) -> RenderableType:
+    """`tolsey audit JOB`."""
+    made = table("SEGMENT", "COMMITTED", "RE-RUN", "SECONDS", "", right=("SEGMENT", "SECONDS"))
+    for row in view.segments:
+        verdict = Text("equal", style="green") if row.equal else Text(_differs(row.first_step), style="red")
+        made.add_row(str(row.segment), row.committed[:16], row.replayed[:16], f"{row.seconds:.1f}", verdict)
+    return made
+
+
+def ledger(view: LedgerAudit, money: Money) -> RenderableType:
+    """`tolsey audit --all`."""
+    counted = ", ".join(f"{count} {name}" for name, count in sorted(view.jobs.items())) or "none"
+    lines = [
+        Text(f"read {view.events} logs up to block {view.blocks}"),
+        Text(f"jobs: {counted}; {view.accounts} balances compared"),
+        Text(f"paid {money.text(view.paid)}, slashed {money.text(view.slashed)}, burned {money.text(view.burned)}"),
+    ]
+    if not view.differences:
+        return Group(*lines, Text("logs and storage agree", style="green"))
+    return Group(*lines, *(Text(f"differs: {line}", style="red") for line in view.differences))
+
+
+def status(view: StatusView, money: Money) -> RenderableType:
+    """`tolsey status`."""
+    made = table("PROCESS", "ROLE", "PID", "", "ACCOUNT", "LOG", right=("PID",))
+    for row in view.processes:
+        alive = Text("running", style="green") if row.alive else Text("gone", style="red")
+        made.add_row(row.name, row.role, str(row.pid), alive, short(row.account) if row.account else "-", row.log)
+    head = f"chain {view.chain_id} at {view.rpc_url}: " + ("down" if view.block is None else f"block {view.block}")
+    counted = ", ".join(f"{count} {name}" for name, count in sorted(view.jobs.items())) or "none"
+    return Group(made, Text(head), Text(f"jobs: {counted}"), offers(view.listings, money))
+
+
+def curve(points: plots.Curve) -> RenderableType:
+    """The loss in block characters."""
+    return Group(*(Text(line, style="cyan", no_wrap=True) for line in plots.block_curve(points)))
+
+
+def _differs(first_step: int | None) -> str:
+    return "DIFFERS" if first_step is None else f"DIFFERS from step {first_step}"
