@@ -7,6 +7,7 @@ forfeit larger than a window's price. Next in the flow: render.py shows it, mark
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -107,12 +108,12 @@ def examine(
 ) -> Candidate:
     """The candidate with its `dropped` reason filled in where its offer does not fit."""
     if candidate.dropped or candidate.offer is None:
-        return candidate if candidate.dropped else _without(candidate, "made no offer")
+        return candidate if candidate.dropped else dataclasses.replace(candidate, dropped="made no offer")
     offer = candidate.offer
     reason = why_not(
         offer, spec=spec, client=client, client_seal=client_seal, initial_root=initial_root, now_ts=now_ts
     ) or _changed_terms(offer, candidate, terms)
-    return _without(candidate, reason) if reason else candidate
+    return dataclasses.replace(candidate, dropped=reason) if reason else candidate
 
 
 def make_plan(candidates: Sequence[Candidate], *, spec: JobSpec, terms: Terms, pool_size: int) -> Plan:
@@ -125,7 +126,9 @@ def make_plan(candidates: Sequence[Candidate], *, spec: JobSpec, terms: Terms, p
     dropped = sorted((c for c in candidates if c.dropped), key=lambda c: c.account.lower())
     if not fitting:
         raise NoOffer(
-            _nobody(dropped), dropped={c.account: c.dropped for c in dropped}, fix=_way_out([c.dropped for c in dropped])
+            _nobody(dropped),
+            dropped={c.account: c.dropped for c in dropped},
+            fix=_way_out([c.dropped for c in dropped]),
         )
     verifiers = min(terms.verifier_count, pool_size)
     return Plan(
@@ -170,19 +173,6 @@ def _changed_terms(offer: Offer, candidate: Candidate, terms: Terms) -> str | No
     if terms.max_cost is not None and offer.escrow > terms.max_cost:
         return f"needs an escrow of {offer.escrow} units, your cap is {terms.max_cost}"
     return None
-
-
-def _without(candidate: Candidate, reason: str) -> Candidate:
-    return Candidate(
-        account=candidate.account,
-        peer_id=candidate.peer_id,
-        class_name=candidate.class_name,
-        class_id=candidate.class_id,
-        eta_s=candidate.eta_s,
-        offer=candidate.offer,
-        signature=candidate.signature,
-        dropped=reason,
-    )
 
 
 def _rank(candidate: Candidate) -> tuple[int, float, str]:

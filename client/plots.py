@@ -5,6 +5,7 @@ Next: nothing; render.py and commands/jobs.py call it.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -50,4 +51,4 @@ def _columns(values: Sequence[float], width: int) -> list[float]:
     """The mean of each of at most `width` equal runs."""
     count = min(width, len(values))
     bounds = [len(values) * i // count for i in range(count + 1)]
-    return [sum(values[a:b]) / (b - a) for a, b in zip(bounds, bounds[1:], strict=False)]
+    return [sum(values[a:b]) / (b - a) for a, b in itertools.pairwise(bounds)]

@@ -10,33 +10,39 @@ because 96-bit numbers do not fit an SQL integer. Next in the flow: market.py wr
 
 from __future__ import annotations
 
+import fcntl
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
+import trio
 
 from tolsey.protocol.encoding import canonical_json, parse_canonical_json
 from tolsey.protocol.job import JobSpec
 from tolsey.protocol.offer import Offer
 from tolsey.protocol.units import JobId, StateRoot
 from tolsey.protocol.wire import PROGRESS, Progress
-from tolsey.storage.engine import Database, metadata
+from tolsey.storage.engine import Database, Session, metadata
+from tolsey.storage.tables import FixedBytes
 
 MAX_OFFER_JSON_BYTES = 8_192
+T = TypeVar("T")
 
 purchases = sa.Table(
     "client_purchases",
     metadata,
-    sa.Column("seal", sa.LargeBinary(32), primary_key=True),
-    sa.Column("secret", sa.LargeBinary(32), nullable=False),
-    sa.Column("peer_key", sa.LargeBinary(32), nullable=False),
+    sa.Column("seal", FixedBytes(32), primary_key=True),
+    sa.Column("secret", FixedBytes(32), nullable=False),
+    sa.Column("peer_key", FixedBytes(32), nullable=False),
     sa.Column("listen", sa.String(256), nullable=False),
     sa.Column("spec", sa.LargeBinary, nullable=False),
-    sa.Column("initial_root", sa.LargeBinary(32), nullable=False),
+    sa.Column("initial_root", FixedBytes(32), nullable=False),
     sa.Column("created_at", sa.BigInteger, nullable=False),
-    sa.Column("job_id", sa.LargeBinary(32), nullable=True, unique=True),
+    sa.Column("job_id", FixedBytes(32), nullable=True, unique=True),
     sa.Column("offer", sa.LargeBinary, nullable=True),
-    sa.Column("signature", sa.LargeBinary(65), nullable=True),
+    sa.Column("signature", FixedBytes(65), nullable=True),
     sa.Column("worker_peer_id", sa.String(64), nullable=True),
     sa.Column("progress", sa.LargeBinary, nullable=True),
 )
@@ -70,10 +76,31 @@ class Purchase:
 
 
 class Purchases:
-    """The table of this room in one database."""
+    """The table of this room.
 
-    def __init__(self, database: Database) -> None:
-        self._db = database
+    A database belongs to one process at a time (storage/lock.py), and a buyer has several: a follower for each job and
+    whatever is typed meanwhile. So it is opened for one transaction and closed again; a file lock that the kernel
+    queues makes them take turns.
+
+    Args:
+        path: of the SQLite file; made where missing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    async def _run(self, work: Callable[[Session], T], *, write: bool) -> T:
+        return await trio.to_thread.run_sync(self._run_now, work, write)
+
+    def _run_now(self, work: Callable[[Session], T], write: bool) -> T:
+        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with open(self._path.with_suffix(".turn"), "w") as turn:
+            fcntl.flock(turn, fcntl.LOCK_EX)
+            database = Database.open(self._path)
+            try:
+                return database.write_now(work) if write else database.read_now(work)
+            finally:
+                database.close()
 
     async def keep(self, purchase: Purchase) -> None:
         """Writes a purchase down before anybody hears of its seal."""
@@ -86,7 +113,7 @@ class Purchases:
             "initial_root": purchase.initial_root,
             "created_at": purchase.created_at,
         }
-        await self._db.write(lambda session: session.execute(sa.insert(purchases), [row]) and None)
+        await self._run(lambda s: _nothing(s.execute(sa.insert(purchases), [row])), write=True)
 
     async def choose(self, seal: bytes, job_id: JobId, offer: Offer, signature: bytes, worker_peer_id: str) -> None:
         """Writes the chosen offer down; it must be durable before `accept` is sent."""
@@ -104,26 +131,31 @@ class Purchases:
 
     async def drop(self, seal: bytes) -> None:
         """Forgets a purchase that was not made."""
-        await self._db.write(
-            lambda s: s.execute(sa.delete(purchases).where(purchases.c.seal == seal, purchases.c.job_id.is_(None)))
-            and None
-        )
+        statement = sa.delete(purchases).where(purchases.c.seal == seal, purchases.c.job_id.is_(None))
+        await self._run(lambda s: _nothing(s.execute(statement)), write=True)
 
     async def all(self) -> list[Purchase]:
         """Every purchase with a chosen offer, oldest first."""
         statement = (
-            sa.select(purchases).where(purchases.c.job_id.is_not(None)).order_by(purchases.c.created_at, purchases.c.seal)
+            sa.select(purchases)
+            .where(purchases.c.job_id.is_not(None))
+            .order_by(purchases.c.created_at, purchases.c.seal)
         )
-        return [_purchase(row) for row in await self._db.read(lambda s: s.execute(statement).all())]
+        return [_purchase(row) for row in await self._run(lambda s: s.execute(statement).all(), write=False)]
 
     async def of_job(self, job_id: JobId) -> Purchase | None:
         """The purchase that made this job; None where this client did not."""
         statement = sa.select(purchases).where(purchases.c.job_id == job_id)
-        row = await self._db.read(lambda s: s.execute(statement).first())
+        row = await self._run(lambda s: s.execute(statement).first(), write=False)
         return None if row is None else _purchase(row)
 
     async def _set(self, where: sa.ColumnElement[bool], **values: Any) -> None:
-        await self._db.write(lambda s: s.execute(sa.update(purchases).where(where).values(**values)) and None)
+        statement = sa.update(purchases).where(where).values(**values)
+        await self._run(lambda s: _nothing(s.execute(statement)), write=True)
+
+
+def _nothing(_result: object) -> None:
+    return None
 
 
 def _purchase(row: Any) -> Purchase:

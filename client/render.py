@@ -55,12 +55,10 @@ def duration(seconds: float) -> str:
 
 def size(count: int) -> str:
     """Bytes with a binary unit."""
-    amount, unit = float(count), "B"
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if amount < 1024:
-            break
-        amount /= 1024
-    return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+    if count < 1024:
+        return f"{count} B"
+    power = min((count.bit_length() - 1) // 10, 4)
+    return f"{count / (1 << 10 * power):.1f} {'KMGT'[power - 1]}iB"
 
 
 def state(name: str) -> Text:
@@ -119,9 +117,10 @@ def jobs(lines: Sequence[JobLine], money: Money) -> RenderableType:
     for line in lines:
         step = f"{line.step}/{line.steps}" if line.step is not None else "-"
         left = duration(max(0.0, line.deadline - now)) if line.deadline else "-"
+        window = f"{min(line.window + 1, line.windows)}/{line.windows}"
         made.add_row(
-            line.job_id[:10], line.name or "-", state(line.state), f"{min(line.window + 1, line.windows)}/{line.windows}",
-            step, line.loss or "-", money.text(line.price), money.text(line.paid), short(line.worker), left,
+            line.job_id[:10], line.name or "-", state(line.state), window, step,
+            line.loss or "-", money.text(line.price), money.text(line.paid), short(line.worker), left,
         )  # fmt: skip
     return made
 

@@ -150,7 +150,9 @@ def _job_sentence(event: ev.JobEvent, money: Money) -> str:
         case ev.JobCancelled():
             return f"cancelled: {money.text(event.to_worker)} to the worker, {money.text(event.escrow_returned)} back"
         case ev.JobResigned():
-            return f"worker resigned: forfeit {money.text(event.to_client)} and {money.text(event.escrow_returned)} back"
+            return (
+                f"worker resigned: forfeit {money.text(event.to_client)} and {money.text(event.escrow_returned)} back"
+            )
         case ev.JobExpired():
             return f"worker missed its deadline: {money.text(event.to_client + event.escrow_returned)} to the client"
         case ev.SegmentDemanded():

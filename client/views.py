@@ -335,7 +335,12 @@ def page() -> str:
     """docs/json.md."""
     head = (inspect.getdoc(inspect.getmodule(page)) or "").split("\n\n", 1)[1]
     rules = head[head.index("Rules:") :].split(" Next in the flow")[0].replace("\n", " ")
-    lines = ["# What `--json` prints", "", "Printed by `python -m tolsey.client.views`; a test keeps the two equal.", rules]
+    lines = [
+        "# What `--json` prints",
+        "",
+        "Printed by `python -m tolsey.client.views`; a test keeps the two equal.",
+        rules,
+    ]
     for kind in ALL:
         lines += ["", f"## {kind.__name__}", "", _prose(kind), "", "| key | type |", "|---|---|"]
         lines += [f"| `{field.name}` | {_type(str(field.type))} |" for field in dataclasses.fields(kind)]

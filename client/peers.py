@@ -1,0 +1,249 @@
+"""The client on the network: whom it asks, and what it makes of the answers.
+
+Everything that comes back is a claim. A listing must be signed by its account and, to be bought from, registered on
+chain under the peer id it names; an offer must be signed by its worker over exactly what was asked; a trace must hash
+to the window root on chain (fetch.py). A peer that lies is dropped with the reason, never an exception that ends a
+purchase. Next in the flow: plan.py chooses.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import trio
+
+from tolsey.client.access import Access
+from tolsey.client.plan import Candidate, Terms
+from tolsey.contracts.wallet import recover
+from tolsey.errors import ChainError, NetworkError, RemoteViolation
+from tolsey.network.gossip import open_gossip
+from tolsey.network.host import Host, open_host
+from tolsey.network.identity import Identity
+from tolsey.network.rpc import Rpc, serve
+from tolsey.network.transfer import ContentStore, serve_content
+from tolsey.protocol import wire
+from tolsey.protocol.encoding import canonical_json
+from tolsey.protocol.job import JobSpec
+from tolsey.protocol.listing import Listing
+from tolsey.protocol.units import JobId
+
+LISTEN_ANYWHERE = "/ip4/127.0.0.1/tcp/0"
+GOSSIP_S = 12.0
+"""How long a client without any listing listens before it says that nobody sells."""
+MAX_ASKED = 64
+"""Workers asked for an offer at once; the cheapest by their listings."""
+MAX_BOOK_PEERS = 32
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seller:
+    """A listing that was checked, and what the chain says about it."""
+
+    listing: Listing
+    signed: wire.SignedListing
+    registered: bool
+
+
+def rpc_of(limits: wire.Limits) -> Rpc:
+    """The network's form of one protocol's limits."""
+    return Rpc(
+        protocol=limits.protocol,
+        max_request_bytes=limits.max_request_bytes,
+        max_reply_bytes=limits.max_reply_bytes,
+        deadline_s=limits.deadline_s,
+    )
+
+
+class Peers:
+    """An open host with the market's questions; made by `open_peers` alone."""
+
+    def __init__(self, access: Access, host: Host) -> None:
+        self.host = host
+        self._access = access
+        self._known: dict[str, Seller] = {}
+
+    async def sellers(self, *, patience_s: float = GOSSIP_S) -> list[Seller]:
+        """Workers that list themselves now, cheapest minimum first.
+
+        Asks the bootstrap peers for their book, then the workers in it for theirs; where that gives nobody, listens to
+        the gossip for `patience_s`.
+        """
+        await self._read_books(self._access.network.bootstrap)
+        addrs = [addr for seller in list(self._known.values()) for addr in seller.listing.addrs[:1]]
+        known = set(self._access.network.bootstrap)
+        await self._read_books([addr for addr in addrs if addr not in known][:MAX_BOOK_PEERS])
+        if not self._known and patience_s > 0:
+            await self._hear(patience_s)
+        return sorted(self._known.values(), key=lambda s: (s.listing.min_price, s.listing.account))
+
+    async def ask(self, seller: Seller, request: wire.OfferRequest, terms: Terms) -> Candidate:
+        """The seller's offer for a request, or the reason why there is none."""
+        listing = seller.listing
+        candidate = Candidate(
+            account=listing.account,
+            peer_id=listing.peer_id,
+            class_name=listing.class_name,
+            class_id=listing.class_id,
+            eta_s=listing.eta_s(request.spec),
+        )
+        domain = self._access.network.domain
+        now_ts = await trio.to_thread.run_sync(self._access.reader.now_ts)
+        reason = (
+            "is not among --on"
+            if terms.on and not any(listing.account.lower().startswith(prefix) for prefix in terms.on)
+            else listing.why_not(request.spec, domain=domain, now_ts=now_ts)
+            or ("is not registered on chain under this peer id" if not seller.registered else None)
+        )
+        if reason is not None:
+            return dataclasses.replace(candidate, dropped=reason)
+        try:
+            reply = wire.OfferReply.decode(await self.call(seller, wire.OFFER, request.encode()))
+            if reply.offer is None:
+                return dataclasses.replace(candidate, dropped=f"refuses: {reply.refusal}")
+            if recover(reply.offer.job_id(domain), reply.signature).lower() != listing.account.lower():
+                return dataclasses.replace(candidate, dropped="sent an offer that it did not sign")
+        except (NetworkError, RemoteViolation) as error:
+            return dataclasses.replace(candidate, dropped=f"did not answer: {error.message}")
+        return dataclasses.replace(candidate, offer=reply.offer, signature=reply.signature)
+
+    async def ask_all(self, sellers: Sequence[Seller], request: wire.OfferRequest, terms: Terms) -> list[Candidate]:
+        """The answers of all sellers, asked at once; beyond MAX_ASKED the dearest are left out."""
+        ranked = sorted(sellers, key=lambda s: s.listing.price(request.spec))[:MAX_ASKED]
+        found: list[Candidate] = []
+
+        async def one(seller: Seller) -> None:
+            found.append(await self.ask(seller, request, terms))
+
+        async with trio.open_nursery() as nursery:
+            for seller in ranked:
+                nursery.start_soon(one, seller)
+        return found
+
+    async def progress(self, peer_id: str, job_id: JobId) -> wire.Progress:
+        """How the worker says the job goes."""
+        raw = await rpc_of(wire.PROGRESS).call(self.host, peer_id, wire.WindowRequest(job_id=job_id, index=0).encode())
+        return wire.Progress.decode(raw)
+
+    async def trace(self, peer_id: str, job_id: JobId, window: int) -> wire.Trace:
+        """The worker's trace of one window; not yet checked."""
+        raw = await rpc_of(wire.TRACE).call(
+            self.host, peer_id, wire.WindowRequest(job_id=job_id, index=window).encode()
+        )
+        return wire.Trace.decode(raw)
+
+    async def step_roots(self, peer_id: str, job_id: JobId, segment: int, count: int) -> list[bytes]:
+        """The state root after each step of a segment, as the worker tells; not checked."""
+        raw = await rpc_of(wire.STEPS).call(
+            self.host, peer_id, wire.WindowRequest(job_id=job_id, index=segment).encode()
+        )
+        return list(wire.decode_step_roots(raw, count))
+
+    async def call(self, seller: Seller, limits: wire.Limits, raw: bytes) -> bytes:
+        """One question to a seller, whose addresses are in its listing."""
+        self.host.add_addrs(seller.listing.peer_id, seller.listing.addrs)
+        return await rpc_of(limits).call(self.host, seller.listing.peer_id, raw)
+
+    async def locate(self, account: str) -> tuple[str, list[str]]:
+        """Peer id and addresses of a registered worker.
+
+        Raises:
+            NetworkError: the chain does not know it, or no listing says where it is.
+        """
+        registration = await trio.to_thread.run_sync(self._access.reader.worker, account)
+        if registration is None:
+            raise NetworkError(f"{account} is not registered as a worker on this market")
+        await self.sellers(patience_s=0)
+        for seller in self._known.values():
+            if seller.listing.account.lower() == account.lower():
+                self.host.add_addrs(seller.listing.peer_id, seller.listing.addrs)
+                return seller.listing.peer_id, list(seller.listing.addrs)
+        return registration.peer_id, self.host.addrs_of(registration.peer_id)
+
+    def book(self) -> bytes:
+        """What we know, for whoever asks."""
+        return wire.encode_book([seller.signed for seller in self._known.values()])
+
+    async def _read_books(self, addrs: Iterable[str]) -> None:
+        async def one(addr: str) -> None:
+            try:
+                peer_id = await self.host.connect(addr)
+                raw = await rpc_of(wire.BOOK).call(self.host, peer_id, canonical_json({}))
+                for signed in wire.decode_book(raw):
+                    await self._consider(signed)
+            except (NetworkError, RemoteViolation) as error:
+                _log.info("book of %s: %s", addr, error)
+
+        async with trio.open_nursery() as nursery:
+            for addr in addrs:
+                nursery.start_soon(one, addr)
+
+    async def _hear(self, patience_s: float) -> None:
+        network = self._access.network
+        topic = f"/tolsey/listings/1/{network.chain_id}/{network.market.lower()}"
+        async with open_gossip(self.host) as gossip:
+            heard = await gossip.subscribe(topic, lambda _author, raw: 65 < len(raw) <= 2113)
+            for peer_id in self.host.peers():  # a peer asks once what we speak, and that was before this topic
+                await self.host.disconnect(peer_id)
+            await self._read_books(network.bootstrap)
+            with trio.move_on_after(patience_s):
+                while not self._known:
+                    _author, raw = await heard.receive()
+                    try:
+                        await self._consider(wire.SignedListing.decode(raw))
+                    except RemoteViolation as error:
+                        _log.info("gossip: %s", error)
+
+    async def _consider(self, signed: wire.SignedListing) -> None:
+        """Keeps a listing that is signed, of this market, current and newer than what we have."""
+        listing = Listing.decode(signed.listing)
+        domain = self._access.network.domain
+        if (listing.chain_id, listing.market.lower()) != (domain.chain_id, domain.market.lower()):
+            return
+        if recover(listing.digest(domain), signed.signature).lower() != listing.account.lower():
+            raise RemoteViolation(f"listing of {listing.account} is not signed by it", evidence=signed.listing)
+        known = self._known.get(listing.account.lower())
+        if known is not None and known.listing.sequence >= listing.sequence:
+            return
+        try:
+            registration = await trio.to_thread.run_sync(self._access.reader.worker, listing.account)
+        except ChainError as error:
+            _log.info("worker %s: %s", listing.account, error)
+            registration = None
+        registered = registration is not None and registration.peer_id == listing.peer_id
+        self._known[listing.account.lower()] = Seller(listing=listing, signed=signed, registered=registered)
+
+
+@asynccontextmanager
+async def open_peers(
+    access: Access,
+    *,
+    identity: Identity | None = None,
+    listen: str = LISTEN_ANYWHERE,
+    store: ContentStore | None = None,
+) -> AsyncIterator[Peers]:
+    """A host that asks; with `store` it also serves contents, until the block is left.
+
+    Args:
+        identity: a fresh one where nobody has to find us again.
+    """
+    async with open_host(identity or Identity.generate(), listen) as host:
+        peers = Peers(access, host)
+
+        async def tell_book(_peer_id: str, _raw: bytes) -> bytes:
+            return peers.book()
+
+        serve(host, rpc_of(wire.BOOK), tell_book)
+        if store is not None:
+            serve_content(host, store)
+        yield peers
+
+
+def matching(sellers: Sequence[Seller], spec: JobSpec) -> list[Seller]:
+    """Those of the job's numerics class and profile."""
+    return [s for s in sellers if spec.profile in s.listing.profiles and s.listing.class_id == spec.class_id]
