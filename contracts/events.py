@@ -465,11 +465,20 @@ class EventDecoder:
         return event
 
 
+def to_claim(value: Mapping[str, Any]) -> Claim:
+    """The judge's `Claim` struct as a value."""
+    return Claim(**{_snake(key): part for key, part in value.items()})
+
+
 def field_name(event: str, solidity_name: str) -> str:
     """The Python field for a parameter of an event (the name by which the ABI knows the event)."""
     if event in MARKET_EVENTS and issubclass(MARKET_EVENTS[event], JobEvent) and solidity_name in ("from", "to"):
         return {"from": "before", "to": "after"}[solidity_name]
-    return re.sub(r"([A-Z])", lambda found: "_" + found[1].lower(), solidity_name)
+    return _snake(solidity_name)
+
+
+def _snake(name: str) -> str:
+    return re.sub(r"([A-Z])", lambda found: "_" + found[1].lower(), name)
 
 
 def _place(log: Mapping[str, Any], ts: int) -> dict[str, Any]:
@@ -495,7 +504,7 @@ def _typed(kind: type[Event], name: str, values: Mapping[str, Any]) -> dict[str,
         elif field == "offer":
             value = Offer.from_abi(value)
         elif field == "claim":
-            value = Claim(**{field_name(name, k): v for k, v in value.items()})
+            value = to_claim(value)
         elif field == "peer_id":
             value = PeerId(value.decode("ascii", "replace"))
         elif isinstance(value, list):
