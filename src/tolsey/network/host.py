@@ -346,7 +346,7 @@ def _build(identity: Identity, limits: Limits, announce: list[Multiaddr]) -> Bas
         connection_config=ConnectionConfig(
             max_connections=limits.max_connections,
             min_connections=0,
-            low_watermark=0,  # nobody is dialled because the library finds us lonely
+            low_watermark=0,
             high_watermark=limits.max_connections,
             inbound_upgrade_timeout=5.0,
         ),
@@ -354,9 +354,14 @@ def _build(identity: Identity, limits: Limits, announce: list[Multiaddr]) -> Bas
     assert isinstance(swarm, Swarm)
     # An eighth of the connections is kept for the peers that we choose.
     swarm._inbound_limiter = trio.CapacityLimiter(limits.max_connections - limits.max_connections // 8)
+    swarm.auto_connector.maybe_connect = _dial_nobody
     # Its circuit breaker refuses everybody for a minute after five failures; the guards and Limits count instead.
     swarm.set_resource_manager(None)
     return BasicHost(network=swarm, announce_addrs=announce or None, disable_identify_address_discovery=True)
+
+
+async def _dial_nobody() -> None:
+    """In place of the library's dials to anybody it has heard of, whenever it finds us lonely."""
 
 
 async def _stay_connected(host: Host, addr: str) -> None:

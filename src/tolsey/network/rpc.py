@@ -90,7 +90,7 @@ class Rpc:
     def _opened(self, peer_id: str, reply: bytes) -> bytes:
         if reply[:1] == _OK and len(reply) - 1 <= self.max_reply_bytes:
             return reply[1:]
-        if reply[:1] == _ERROR and len(reply) >= 2:
+        if reply[:1] == _ERROR and len(reply) >= 2 and len(reply) >= 2 + reply[1]:
             code = reply[2 : 2 + reply[1]].decode("ascii", "replace")
             if _CODE.fullmatch(code):
                 raise RpcRefused(code, reply[2 + reply[1] :].decode("utf-8", "replace")[:MAX_ERROR_BYTES])

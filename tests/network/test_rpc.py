@@ -1,0 +1,147 @@
+"""Request and reply: bounds, codes, deadlines, and who is blamed."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+
+from tolsey.errors import LocalViolation, NetworkError, PeerTimeout, PeerUnreachable, RemoteViolation
+from tolsey.network.rpc import Rpc, RpcRefused, serve
+
+BOOK = Rpc(protocol="/tolsey/book/1", max_request_bytes=100, max_reply_bytes=1000, deadline_s=3.0)
+
+
+async def test_call_reply_comes_back_with_callers_id(nodes):
+    async with nodes(2) as (a, b):
+
+        async def answer(peer_id, raw):
+            return peer_id.encode() + raw
+
+        serve(b, BOOK, answer)
+        await a.connect(b.addrs[0])
+        assert await BOOK.call(a, b.peer_id, b"?") == a.peer_id.encode() + b"?"
+        assert await BOOK.call(a, b.peer_id, b"") == a.peer_id.encode()
+
+
+async def test_call_many_at_once_each_gets_its_own(nodes):
+    async with nodes(2) as (a, b):
+
+        async def answer(_peer_id, raw):
+            return raw[::-1]
+
+        serve(b, BOOK, answer)
+        await a.connect(b.addrs[0])
+        replies = {}
+
+        async def ask(i):
+            replies[i] = await BOOK.call(a, b.peer_id, b"%04d" % i)
+
+        async with trio.open_nursery() as nursery:
+            for i in range(8):
+                nursery.start_soon(ask, i)
+        assert replies == {i: (b"%04d" % i)[::-1] for i in range(8)}
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "costs"),
+    [
+        (RpcRefused("no-such-job", "never heard of it"), "no-such-job", False),
+        (RemoteViolation("your signature is wrong"), "violation", True),
+        (PeerUnreachable("the one I asked is gone"), "unavailable", False),
+    ],
+)
+async def test_handler_error_travels_as_code(nodes, raised, code, costs):
+    async with nodes(2) as (a, b):
+
+        async def answer(_peer_id, _raw):
+            raise raised
+
+        serve(b, BOOK, answer)
+        await a.connect(b.addrs[0])
+        with pytest.raises(RpcRefused) as refused:
+            await BOOK.call(a, b.peer_id, b"?")
+        assert refused.value.code == code
+        assert str(refused.value) == f"{code}: {raised.message.removeprefix(code + ': ')}"
+        await trio.sleep(0.05)
+        assert (b.scores.score(a.peer_id) < -30) == costs
+
+
+async def test_handler_bug_ends_the_host(nodes):
+    with pytest.raises(KeyError):
+        async with nodes(2) as (a, b):
+
+            async def answer(_peer_id, _raw):
+                raise KeyError("ours")
+
+            serve(b, BOOK, answer)
+            await a.connect(b.addrs[0])
+            await BOOK.call(a, b.peer_id, b"?")
+
+
+async def test_call_own_request_too_long_is_our_bug(nodes):
+    async with nodes(1) as (a,):
+        with pytest.raises(LocalViolation, match="101 bytes"):
+            await BOOK.call(a, a.peer_id, bytes(101))
+
+
+async def test_serve_request_too_long_is_refused_unread(nodes):
+    async with nodes(2) as (a, b):
+        called = []
+
+        async def answer(_peer_id, raw):
+            called.append(raw)
+            return b""
+
+        serve(b, BOOK, answer)
+        await a.connect(b.addrs[0])
+        greedy = Rpc(protocol=BOOK.protocol, max_request_bytes=10_000, max_reply_bytes=10)
+        with pytest.raises(NetworkError):
+            await greedy.call(a, b.peer_id, bytes(101))
+        assert not called and b.scores.score(a.peer_id) < -30
+
+
+@pytest.mark.parametrize("reply", [b"", b"\x02hello", b"\x01", b"\x01\x05no", b"\x00" + bytes(1001), b"\x01\x03NO!x"])
+async def test_call_malformed_reply_is_a_violation(nodes, reply):
+    async with nodes(2) as (a, b):
+
+        async def answer(stream):
+            await stream.read_frame(1000)
+            await stream.write_frame(reply)
+
+        b.serve(BOOK.protocol, answer)
+        await a.connect(b.addrs[0])
+        with pytest.raises(RemoteViolation) as violation:
+            await BOOK.call(a, b.peer_id, b"?")
+        assert violation.value.peer_id == b.peer_id and a.scores.score(b.peer_id) < -30
+
+
+async def test_call_reply_of_4_gib_announced_is_a_violation(nodes):
+    async with nodes(2) as (a, b):
+
+        async def answer(stream):
+            await stream.write(b"\xff\xff\xff\xff")
+            await trio.sleep_forever()
+
+        b.serve(BOOK.protocol, answer)
+        await a.connect(b.addrs[0])
+        with pytest.raises(RemoteViolation, match="4294967295 bytes"):
+            await BOOK.call(a, b.peer_id, b"?")
+
+
+async def test_call_silent_peer_times_out(nodes):
+    quick = Rpc(protocol="/tolsey/slow/1", max_request_bytes=10, max_reply_bytes=10, deadline_s=0.3)
+    async with nodes(2) as (a, b):
+
+        async def answer(stream):
+            await trio.sleep_forever()
+
+        b.serve(quick.protocol, answer)
+        await a.connect(b.addrs[0])
+        with pytest.raises(PeerTimeout, match=r"in 0\.3 s"):
+            await quick.call(a, b.peer_id, b"?")
+
+
+@pytest.mark.parametrize("protocol", ["/tolsey/book", "/ipfs/book/1", "/tolsey/Book/1", "/tolsey/book/0"])
+def test_rpc_protocol_name_checked(protocol):
+    with pytest.raises(LocalViolation):
+        Rpc(protocol=protocol, max_request_bytes=1, max_reply_bytes=1)
