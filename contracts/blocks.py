@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from tolsey.contracts.events import Event, EventDecoder
-from tolsey.contracts.network_file import NetworkFile
 from tolsey.contracts.rpc import Rpc, RpcRefused
 from tolsey.errors import ChainUnavailable, Reorged
+from tolsey.protocol.units import Account
 
 LOG_RANGE = 2_000
 """Blocks asked for at once; most public endpoints allow at least this many."""
@@ -34,12 +34,12 @@ class Header:
 
 
 class Blocks:
-    """Reads blocks of one network; safe for threads."""
+    """Reads blocks, and the logs of one market and its judge in them; safe for threads."""
 
-    def __init__(self, rpc: Rpc, network: NetworkFile) -> None:
+    def __init__(self, rpc: Rpc, market: Account, judge: Account) -> None:
         self._rpc = rpc
-        self._addresses = [network.market, network.judge]
-        self._decoder = EventDecoder(network.market, network.judge)
+        self._addresses = [market, judge]
+        self._decoder = EventDecoder(market, judge)
         self._headers: OrderedDict[bytes, Header] = OrderedDict()
         self._lock = threading.Lock()
 

@@ -495,10 +495,13 @@ _ENUMS: Mapping[str, type[IntEnum]] = {"before": State, "after": State, "fault":
 
 
 def _typed(kind: type[Event], name: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """ABI values as the types that the class declares."""
+    """ABI values as the types that the class declares; a struct of amounts is laid flat."""
     typed: dict[str, Any] = {}
     for key, value in values.items():
         field = field_name(name, key)
+        if isinstance(value, dict) and field not in ("offer", "claim"):
+            typed |= _typed(kind, name, value)
+            continue
         if field in _ENUMS:
             value = _ENUMS[field](value)
         elif field == "offer":

@@ -69,7 +69,7 @@ class Gateway:
         self.network = network
         self.wallet = wallet
         self.rpc = Rpc(network.rpc_url, timeout_s=timeout_s)
-        self.blocks = Blocks(self.rpc, network)
+        self.blocks = Blocks(self.rpc, network.market, network.judge)
         self.transactions = Transactions(self.rpc, self.blocks, network.chain_id, wallet)
         self.action = Actions(network, wallet, self.call)
         self._params: Params | None = None

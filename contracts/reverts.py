@@ -122,6 +122,8 @@ SENTENCES: Mapping[str, tuple[str, str | None]] = {
     "ECDSAInvalidSignature": ("the signature is not one that any key made", None),
     "ECDSAInvalidSignatureLength": ("a signature of {length} bytes, 65 are due", None),
     "ECDSAInvalidSignatureS": ("a signature with a high s ({s})", None),
+    "AddressEmptyCode": ("there is no contract at {target}", "compare the network file with the chain"),
+    "FailedCall": ("a call inside a batch failed without a reason", None),
     "InvalidShortString": ("a short string is malformed", None),
     "StringTooLong": ("the string {str} is too long", None),
     "ReentrancyGuardReentrantCall": ("the token called back into the market", None),

@@ -18,7 +18,7 @@ from tolsey.contracts.events import Event
 from tolsey.contracts.reverts import from_revert_data
 from tolsey.contracts.rpc import Rpc, RpcRefused
 from tolsey.contracts.wallet import Wallet
-from tolsey.errors import ChainError, ChainUnavailable, ConfigError, InsufficientFunds
+from tolsey.errors import ChainError, ChainUnavailable, ConfigError, InsufficientFunds, Reverted
 from tolsey.protocol.encoding import keccak256
 from tolsey.protocol.units import Account
 
@@ -210,18 +210,25 @@ class Transactions:
         except (KeyError, TypeError, ValueError) as error:
             raise ChainUnavailable(f"{self._rpc.url} gives a receipt that cannot be read: {error!r}") from error
 
+    def depth(self, receipt: TxReceipt) -> int:
+        """Blocks on top of the receipt's own; -1 where its block is not the chain's any more."""
+        at = self._blocks.at(receipt.block_number)
+        if at is None or at.hash != receipt.block_hash:
+            return -1
+        return self._blocks.newest().number - receipt.block_number
+
     def ether(self, account: Account) -> int:
         """Wei that the account holds, for fees."""
         return self._rpc.number("eth_getBalance", account, "latest")
 
     def why_failed(self, action: Action, receipt: TxReceipt) -> ChainError:
-        """Why a mined transaction reverted, found by running it again on the state before its block."""
-        try:
-            self._rpc.call("eth_call", self._form(action), hex(receipt.block_number - 1))
-            self._rpc.call("eth_call", self._form(action), hex(receipt.block_number))
-        except RpcRefused as error:
-            return self._why(error, action)
-        return from_revert_data(b"", action=action.description)
+        """Why a mined transaction reverted, found by running it again around its block."""
+        for block in (receipt.block_number - 1, receipt.block_number):
+            try:
+                self._rpc.call("eth_call", self._form(action), hex(block))
+            except RpcRefused as error:
+                return self._why(error, action)
+        return Reverted(f"cannot {action.description}: mined and refused, for a reason that is gone by now")
 
     def _form(self, action: Action) -> dict[str, str]:
         form = {"data": "0x" + action.data.hex()}
