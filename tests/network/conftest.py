@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 
 import pytest
+import trio
 
 from tolsey.network.host import Host, Identity, Limits, open_host
+from tolsey.network.streams import Stream
 from tolsey.protocol.content import CHUNK_BYTES, ContentId, Manifest, manifest_of
 
 Nodes = Callable[..., AbstractAsyncContextManager[list[Host]]]
@@ -51,3 +53,25 @@ def nodes() -> Nodes:
             ]
 
     return make
+
+
+@pytest.fixture
+def eventually() -> Callable[..., Awaitable[None]]:
+    """`await eventually(lambda: …)`: until it is true; TooSlowError after 15 s. For states that tell nobody."""
+
+    async def wait(condition: Callable[[], object]) -> None:
+        with trio.fail_after(15):
+            while not condition():  # noqa: ASYNC110  # the library has no event for it
+                await trio.sleep(0.01)
+
+    return wait
+
+
+@pytest.fixture
+def stall() -> Callable[[Stream], Awaitable[None]]:
+    """A handler that reads nothing and never ends."""
+
+    async def handler(_stream: Stream) -> None:
+        await trio.sleep_forever()
+
+    return handler

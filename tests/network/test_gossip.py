@@ -12,32 +12,29 @@ from tolsey.network import gossip as gossip_module
 from tolsey.network.gossip import MAX_MESSAGE_BYTES, open_gossip, reannounce
 
 
-async def _mesh(stack: AsyncExitStack, hosts, topic="t", validators=()):
+async def _mesh(stack: AsyncExitStack, hosts, eventually, topic="t", validators=()):
     """Everybody gossips, subscribes and knows that the others listen."""
     parts = [await stack.enter_async_context(open_gossip(host)) for host in hosts]
     inboxes = [await part.subscribe(topic, *validators[i : i + 1]) for i, part in enumerate(parts)]
     for host in hosts[1:]:
         await host.connect(hosts[0].addrs[0])
-    with trio.fail_after(15):
-        while len(parts[0].listeners(topic)) < len(hosts) - 1:
-            await trio.sleep(0.02)
-        while any(not part._pubsub.router.mesh.get(topic) for part in parts):
-            await trio.sleep(0.02)
+    await eventually(lambda: len(parts[0].listeners(topic)) == len(hosts) - 1)
+    await eventually(lambda: all(part._pubsub.router.mesh.get(topic) for part in parts))
     return parts, inboxes
 
 
-async def test_publish_reaches_everybody_with_the_authors_id(nodes):
+async def test_publish_reaches_everybody_with_the_authors_id(nodes, eventually):
     async with nodes(4) as hosts, AsyncExitStack() as stack:
-        parts, inboxes = await _mesh(stack, hosts)
+        parts, inboxes = await _mesh(stack, hosts, eventually)
         await parts[1].publish("t", b"offer")  # 2 and 3 hear it through 0 alone
         for inbox in inboxes:
             with trio.fail_after(10):
                 assert await inbox.receive() == (hosts[1].peer_id, b"offer")
 
 
-async def test_publish_burst_of_80_all_arrive(nodes):
+async def test_publish_burst_of_80_all_arrive(nodes, eventually):
     async with nodes(2) as hosts, AsyncExitStack() as stack:
-        parts, inboxes = await _mesh(stack, hosts)
+        parts, inboxes = await _mesh(stack, hosts, eventually)
         for i in range(80):
             await parts[0].publish("t", b"%d" % i)
         got = set()
@@ -47,10 +44,10 @@ async def test_publish_burst_of_80_all_arrive(nodes):
         assert len(got) == 80
 
 
-async def test_invalid_message_dropped_and_forwarder_pays(nodes):
+async def test_invalid_message_dropped_and_forwarder_pays(nodes, eventually):
     async with nodes(2) as hosts, AsyncExitStack() as stack:
         parts, inboxes = await _mesh(
-            stack, hosts, validators=(lambda _peer, _raw: True, lambda _peer, raw: raw.startswith(b"good"))
+            stack, hosts, eventually, validators=(lambda _peer, _raw: True, lambda _peer, raw: raw.startswith(b"good"))
         )
         await parts[0].publish("t", b"bad")
         await parts[0].publish("t", b"good")
@@ -59,9 +56,9 @@ async def test_invalid_message_dropped_and_forwarder_pays(nodes):
         assert hosts[1].scores.score(hosts[0].peer_id) == pytest.approx(-gossip_module.INVALID_POINTS, rel=0.01)
 
 
-async def test_forged_author_not_delivered(nodes):
+async def test_forged_author_not_delivered(nodes, eventually):
     async with nodes(2) as hosts, AsyncExitStack() as stack:
-        parts, inboxes = await _mesh(stack, hosts)
+        parts, inboxes = await _mesh(stack, hosts, eventually)
         forger = parts[0]._pubsub
         forger.strict_signing = False  # sends without a signature, and lets its own message pass
         await parts[0].publish("t", b"forged")
@@ -78,9 +75,9 @@ async def test_publish_above_2_kb_is_our_bug(nodes):
             await part.publish("t", bytes(MAX_MESSAGE_BYTES + 1))
 
 
-async def test_peer_above_2_kb_dropped(nodes, monkeypatch):
+async def test_peer_above_2_kb_dropped(nodes, monkeypatch, eventually):
     async with nodes(2) as hosts, AsyncExitStack() as stack:
-        parts, inboxes = await _mesh(stack, hosts)
+        parts, inboxes = await _mesh(stack, hosts, eventually)
         parts[0]._pubsub.remove_topic_validator("t")
         await parts[0]._pubsub.publish("t", bytes(MAX_MESSAGE_BYTES + 1))
         await parts[0].publish("t", b"small")
@@ -100,16 +97,14 @@ async def test_subscribe_nobody_reads_drops_the_newest(nodes, monkeypatch):
             inbox.receive_nowait()
 
 
-async def test_subscribe_twice_is_our_bug_until_closed(nodes):
+async def test_subscribe_twice_is_our_bug_until_closed(nodes, eventually):
     async with nodes(1) as (host,), open_gossip(host) as part:
         inbox = await part.subscribe("t")
         with pytest.raises(LocalViolation, match="subscribed to already"):
             await part.subscribe("t")
         await inbox.aclose()
         await part.publish("t", b"notices that nobody listens")
-        with trio.fail_after(5):
-            while "t" in part._pubsub.topic_ids:
-                await trio.sleep(0.01)
+        await eventually(lambda: "t" not in part._pubsub.topic_ids)
         await part.subscribe("t")
 
 

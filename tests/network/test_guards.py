@@ -104,12 +104,11 @@ async def test_guard3_junk_gossip_contained(nodes, guarded, take_off):
         take_off(Pubsub, "push_msg")
 
     async def attack() -> None:
-        async with nodes(2) as (node, attacker), open_gossip(node) as gossip:
-            async with await gossip.subscribe("t"):
-                await attacker.connect(node.addrs[0])
-                await hostile.fuzz_gossip(attacker, node.peer_id, "t", seed=1, cases=8)
-                await trio.sleep(0.3)
-                assert await attacker.ping(node.peer_id) < 5
+        async with nodes(2) as (node, attacker), open_gossip(node) as gossip, await gossip.subscribe("t"):
+            await attacker.connect(node.addrs[0])
+            await hostile.fuzz_gossip(attacker, node.peer_id, "t", seed=1, cases=8)
+            await trio.sleep(0.3)
+            assert await attacker.ping(node.peer_id) < 5
 
     if guarded:
         await attack()
@@ -119,22 +118,22 @@ async def test_guard3_junk_gossip_contained(nodes, guarded, take_off):
         assert not isinstance(failed.value, AssertionError | NetworkError)
 
 
-async def test_guard3_streams_per_peer_capped(nodes, monkeypatch):
+async def test_guard3_streams_per_peer_capped(nodes, monkeypatch, stall):
     monkeypatch.setattr(guards, "MAX_INBOUND_STREAMS_PER_PEER", 5)
     async with nodes(3) as (node, greedy, honest):
-        node.serve("/t/wait/1", lambda _stream: trio.sleep_forever())
+        node.serve("/t/wait/1", stall)
         await greedy.connect(node.addrs[0])
         assert len(await hostile.idle_streams(greedy, node.peer_id, "/t/wait/1", 9)) <= 5
         await honest.connect(node.addrs[0])
         assert await honest.ping(node.peer_id) < 5
 
 
-async def test_guard4_window_enforced(nodes, guarded, monkeypatch):
+async def test_guard4_window_enforced(nodes, guarded, monkeypatch, stall):
     if not guarded:
         monkeypatch.setattr(guards, "STREAM_BUFFER_BYTES", math.inf)
         monkeypatch.setattr(guards, "CONNECTION_BUFFER_BYTES", math.inf)
     async with nodes(2) as (node, attacker):
-        node.serve("/t/wait/1", lambda _stream: trio.sleep_forever())
+        node.serve("/t/wait/1", stall)
         await attacker.connect(node.addrs[0])
         connection = node._swarm.get_connections()[0].muxed_conn
         most = 0
@@ -251,17 +250,15 @@ async def test_guard6_frozen_peer_is_closed(autojump_clock):
     assert line.is_closed and trio.current_time() >= guards.FRAME_WRITE_S
 
 
-async def test_guard7_redial_during_disconnect_kept(nodes, guarded, take_off):
+async def test_guard7_redial_during_disconnect_kept(nodes, guarded, take_off, eventually):
     if not guarded:
         take_off(Swarm, "close_peer")
     async with nodes(2) as (a, b):
         await b.connect(a.addrs[0])
-        while not a.peers():
-            await trio.sleep(0.01)
+        await eventually(lambda: a.peers())
         async with trio.open_nursery() as nursery:
             nursery.start_soon(a.disconnect, b.peer_id)
-            while b.peers():
-                await trio.sleep(0)
+            await eventually(lambda: not b.peers())
             await b.connect(a.addrs[0])
         await trio.sleep(0.3)
         assert b.peers() == [a.peer_id]

@@ -115,7 +115,7 @@ async def test_open_host_body_error_comes_out_alone():
             raise PeerUnreachable("mine")
 
 
-async def test_handler_violation_costs_score_and_node_lives(nodes):
+async def test_handler_violation_costs_score_and_node_lives(nodes, eventually):
     async with nodes(2) as (a, b):
 
         async def strict(stream):
@@ -128,9 +128,7 @@ async def test_handler_violation_costs_score_and_node_lives(nodes):
                 async with await a.open_stream(b.peer_id, "/t/strict/1") as stream:
                     await stream.read_exactly(1)
         assert b.scores.is_refused(a.peer_id)
-        with trio.fail_after(5):
-            while b.peers():
-                await trio.sleep(0.01)
+        await eventually(lambda: not b.peers())
         with pytest.raises(NetworkError):  # an inbound dial is let in by TCP and closed once the identity is known
             await a.connect(b.addrs[0])
             await a.ping(b.peer_id)
@@ -204,7 +202,7 @@ async def test_limits_read_bps_slows_the_sender(nodes):
         assert 1_600_000 <= got <= 1_600_000 + 400_000 * 2  # the burst of four seconds, then the rate
 
 
-async def test_heartbeat_silent_peer_dropped(nodes, monkeypatch):
+async def test_heartbeat_silent_peer_dropped(nodes, monkeypatch, eventually):
     monkeypatch.setattr(host_module, "PING_S", 0.3)
     async with nodes(2, Limits(heartbeat_s=0.2)) as (a, b):
 
@@ -213,20 +211,15 @@ async def test_heartbeat_silent_peer_dropped(nodes, monkeypatch):
 
         b.serve(host_module.PING_PROTOCOL, mute)
         await a.connect(b.addrs[0])
-        with trio.fail_after(10):
-            while a.peers():
-                await trio.sleep(0.05)
+        await eventually(lambda: not a.peers())
         assert a.scores.score(b.peer_id) < 0
 
 
-async def test_bootstrap_peer_is_dialled_again(nodes):
+async def test_bootstrap_peer_is_dialled_again(nodes, eventually):
     async with nodes(1) as (a,), open_host(Identity.generate(), bootstrap=a.addrs) as b:
-        with trio.fail_after(10):
-            while a.peers() != [b.peer_id]:
-                await trio.sleep(0.02)
-            await a.disconnect(b.peer_id)
-            while a.peers() != [b.peer_id]:
-                await trio.sleep(0.02)
+        await eventually(lambda: a.peers() == [b.peer_id])
+        await a.disconnect(b.peer_id)
+        await eventually(lambda: a.peers() == [b.peer_id])
 
 
 async def test_connection_fault_is_one_record(nodes, caplog):

@@ -79,23 +79,22 @@ async def test_hostile_gossip_fuzz_survived(market):
         await serves()
 
 
-async def test_hostile_window_ignorer_memory_bounded(market):
+async def test_hostile_window_ignorer_memory_bounded(market, stall):
     async with market() as (node, attacker, serves):
-        node.serve("/t/wait/1", lambda _stream: trio.sleep_forever())
+        node.serve("/t/wait/1", stall)
         before = rss_mb()
         await hostile.ignore_window(attacker, node.peer_id, "/t/wait/1", 200_000_000)
         assert rss_mb() - before < 60
         await serves()
 
 
-async def test_hostile_idle_dht_streams_capped(market, nodes):
+async def test_hostile_idle_dht_streams_capped(market, nodes, eventually):
     async with market() as (node, attacker, serves):
         held = await hostile.idle_streams(attacker, node.peer_id, hostile.KAD, 12)
         async with nodes(1) as (honest,), open_discovery(honest, node.addrs) as table:
             with trio.fail_after(ANSWER_S):
                 assert await table.find_providers(b"x") == []
-                while not table.table_size:
-                    await trio.sleep(0.02)
+                await eventually(lambda: table.table_size)
         assert held
         await serves()
 
@@ -110,15 +109,16 @@ async def test_hostile_slow_loris_cut_off(market):
     async with market() as (node, _attacker, serves):
         with trio.fail_after(12):
             assert await hostile.slow_loris(node.addrs[0], pause_s=0.3) < 40
-        await serves()
+            await serves()
 
 
 async def test_hostile_garbage_handshakes_ignored(market):
-    async with market() as (node, _attacker, serves):
-        async with trio.open_nursery() as nursery:
-            for seed in range(20):
-                nursery.start_soon(hostile.garbage, node.addrs[0], seed)
+    async with market() as (node, _attacker, serves), trio.open_nursery() as nursery:
+        for seed in range(20):
+            nursery.start_soon(hostile.garbage, node.addrs[0], seed)
+        await trio.sleep(0.2)
         await serves()
+        nursery.cancel_scope.cancel()
 
 
 async def test_hostile_oversize_frames_cost_the_attacker_alone(market):

@@ -159,10 +159,11 @@ async def test_fetch_taken_up_again_asks_only_for_the_rest(nodes, store, tmp_pat
 
             await fetch(b, held.content_id, [source(a)], tmp_path / "x", max_bytes=MANY, on_progress=progress)
         assert scope.cancelled_caught and not (tmp_path / "x").exists()
-        with open(tmp_path / "x.part", "r+b") as part:  # one chunk that the journal claims rots meanwhile
-            rotten = int.from_bytes((tmp_path / "x.done").read_bytes()[32:36], "big")
-            part.seek(rotten * CHUNK_BYTES)
-            part.write(b"rotten")
+        # One chunk that the journal claims rots meanwhile.
+        rotten = int.from_bytes((tmp_path / "x.done").read_bytes()[32:36], "big")
+        raw = bytearray((tmp_path / "x.part").read_bytes())
+        raw[rotten * CHUNK_BYTES] ^= 1
+        (tmp_path / "x.part").write_bytes(raw)
         kept = (len((tmp_path / "x.done").read_bytes()) - 32) // 4 - 1
         held.reads.clear()
         await fetch(b, held.content_id, [source(a)], tmp_path / "x", max_bytes=MANY)
@@ -187,7 +188,9 @@ async def test_fetch_killed_process_taken_up_again(nodes, store, tmp_path):
     async with nodes(2) as (a, b):
         serve_content(a, held, UploadCaps(peer_bps=4e6))
         args = json.dumps([held.content_id.hex(), a.peer_id, a.addrs, str(tmp_path / "x")])
-        child = subprocess.Popen([sys.executable, "-c", PULLER, args], stdout=subprocess.PIPE, text=True)
+        child = subprocess.Popen(  # noqa: ASYNC220  # a real process, killed for real
+            [sys.executable, "-c", PULLER, args], stdout=subprocess.PIPE, text=True
+        )
         for _ in range(5):
             assert await trio.to_thread.run_sync(child.stdout.readline)
         child.send_signal(signal.SIGKILL)

@@ -10,6 +10,7 @@ Next in the flow: the market rooms of node and client; whoever comes late asks a
 
 from __future__ import annotations
 
+import functools
 import logging
 import random
 import time
@@ -24,6 +25,7 @@ from libp2p.pubsub import pubsub as library
 from libp2p.pubsub.gossipsub import PROTOCOL_ID_V11, PROTOCOL_ID_V12, GossipSub
 from libp2p.pubsub.pb import rpc_pb2
 from libp2p.pubsub.pubsub import Pubsub
+from libp2p.pubsub.rpc_queue import RpcQueue
 from libp2p.tools.anyio_service import background_trio_service
 
 from tolsey.errors import LocalViolation
@@ -46,8 +48,9 @@ Validator = Callable[[str, bytes], bool]
 Received = tuple[str, bytes]
 _log = logging.getLogger(__name__)
 
-# The library's own queue holds 32 and drops the rest; a burst lands in it before our task runs.
+# The library's queues, in from a topic and out to a peer, hold 32 and drop the rest before a task of ours runs.
 library.SUBSCRIPTION_CHANNEL_SIZE = QUEUE_MESSAGES
+setattr(library, "RpcQueue", functools.partial(RpcQueue, max_size=QUEUE_MESSAGES // 4))  # noqa: B010  # a class
 
 
 class Gossip:

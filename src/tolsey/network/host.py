@@ -354,7 +354,7 @@ def _build(identity: Identity, limits: Limits, announce: list[Multiaddr]) -> Bas
     assert isinstance(swarm, Swarm)
     # An eighth of the connections is kept for the peers that we choose.
     swarm._inbound_limiter = trio.CapacityLimiter(limits.max_connections - limits.max_connections // 8)
-    swarm.auto_connector.maybe_connect = _dial_nobody
+    swarm.auto_connector.maybe_connect = _dial_nobody  # type: ignore[method-assign]  # on this one object
     # Its circuit breaker refuses everybody for a minute after five failures; the guards and Limits count instead.
     swarm.set_resource_manager(None)
     return BasicHost(network=swarm, announce_addrs=announce or None, disable_identify_address_discovery=True)
