@@ -8,23 +8,14 @@ import {SafeCast} from "@openzeppelin/contracts/utils/math/SafeCast.sol";
 import {ReentrancyGuardTransient} from "@openzeppelin/contracts/utils/ReentrancyGuardTransient.sol";
 import {ILedger} from "./interfaces/ILedger.sol";
 import {Ledger_InsufficientFree, Ledger_NothingArrived, Ledger_WithdrawalRefused} from "./libraries/Errors.sol";
+import {MarketStorage} from "./MarketStorage.sol";
 
 /// @title Everybody's money in one market
-/// @notice One slot per account. Only here the token is touched. Each movement reads and writes storage in turn, so
-/// that two parties of a job may be one account.
-abstract contract Ledger is ILedger, ReentrancyGuardTransient {
+/// @notice The doors between token and accounts; only here the token is touched. Movements between accounts are in
+/// libraries/Accounts.sol.
+abstract contract Ledger is ILedger, MarketStorage, ReentrancyGuardTransient {
     using SafeERC20 for IERC20;
     using SafeCast for uint256;
-
-    /// @notice What nobody gets is credited here; nobody holds the key, and the market refuses it besides.
-    address public constant BURN = 0x000000000000000000000000000000000000dEaD;
-
-    IERC20 internal immutable _token;
-    mapping(address account => Account) private _accounts;
-
-    constructor(IERC20 token_) {
-        _token = token_;
-    }
 
     /// @inheritdoc ILedger
     function deposit(uint128 amount) external nonReentrant {
@@ -32,10 +23,7 @@ abstract contract Ledger is ILedger, ReentrancyGuardTransient {
     }
 
     /// @inheritdoc ILedger
-    function depositWithPermit(uint128 amount, uint256 deadline, uint8 v, bytes32 r, bytes32 s)
-        external
-        nonReentrant
-    {
+    function depositWithPermit(uint128 amount, uint256 deadline, uint8 v, bytes32 r, bytes32 s) external nonReentrant {
         // Whoever sees the permit may submit it first; then this call fails but the allowance is there.
         try IERC20Permit(address(_token)).permit(msg.sender, address(this), amount, deadline, v, r, s) {} catch {}
         _deposit(amount);
@@ -68,30 +56,5 @@ abstract contract Ledger is ILedger, ReentrancyGuardTransient {
         if (arrived == 0) revert Ledger_NothingArrived(msg.sender, amount);
         _accounts[msg.sender].free += arrived;
         emit Deposited(msg.sender, arrived);
-    }
-
-    /// @dev Free to locked.
-    function _lock(address who, uint256 amount) internal {
-        Account storage own = _accounts[who];
-        uint128 free = own.free;
-        if (free < amount) revert Ledger_InsufficientFree(who, amount, free);
-        uint128 part = amount.toUint128();
-        (own.free, own.locked) = (free - part, own.locked + part);
-    }
-
-    /// @dev Locked to free, same account.
-    function _unlock(address who, uint256 amount) internal {
-        if (amount == 0) return;
-        Account storage own = _accounts[who];
-        uint128 part = amount.toUint128();
-        (own.free, own.locked) = (own.free + part, own.locked - part);
-    }
-
-    /// @dev Locked of one to free of another.
-    function _pay(address from, address to, uint256 amount) internal {
-        if (amount == 0) return;
-        uint128 part = amount.toUint128();
-        _accounts[from].locked -= part;
-        _accounts[to].free += part;
     }
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity =0.8.37;
 
+import {IDisputes} from "./interfaces/IDisputes.sol";
 import {IJobMarket} from "./interfaces/IJobMarket.sol";
 import {IPanelJudge} from "./interfaces/IPanelJudge.sol";
 import {IRegistry} from "./interfaces/IRegistry.sol";
@@ -136,7 +137,7 @@ contract PanelJudge is IPanelJudge {
         _rule(disputeId, c, panel, votes);
         bytes32 classId = _claims[disputeId].classId;
         for (uint256 i = 0; i < silent.length; ++i) {
-            IJobMarket(market).penalizePanelist(classId, silent[i], disputeId, msg.sender);
+            IDisputes(market).penalizePanelist(classId, silent[i], disputeId, msg.sender);
         }
     }
 
@@ -230,7 +231,9 @@ contract PanelJudge is IPanelJudge {
         returns (uint256[] memory votes, address[] memory silent)
     {
         votes = new uint256[](ABSTAIN + 1);
-        for (uint256 i = 0; i < panel.length; ++i) ++votes[_ballots[disputeId][round][panel[i]].vote];
+        for (uint256 i = 0; i < panel.length; ++i) {
+            ++votes[_ballots[disputeId][round][panel[i]].vote];
+        }
         silent = new address[](votes[0]);
         uint256 found;
         for (uint256 i = 0; i < panel.length; ++i) {
@@ -256,7 +259,9 @@ contract PanelJudge is IPanelJudge {
         }
         if (count != 0 && count % 2 == 0) --count; // an even panel would tie
         panel = new address[](count);
-        for (uint256 i = 0; i < count; ++i) panel[i] = found[i];
+        for (uint256 i = 0; i < count; ++i) {
+            panel[i] = found[i];
+        }
     }
 
     function _maySit(Claim memory claim, address who, uint40 before, uint256 leastBond) private view returns (bool) {

@@ -2,48 +2,32 @@
 pragma solidity =0.8.37;
 
 import {IRegistry} from "./interfaces/IRegistry.sol";
-import {Ledger} from "./Ledger.sol";
+import {ILedger} from "./interfaces/ILedger.sol";
+import {Accounts} from "./libraries/Accounts.sol";
 import {
     Registry_AlreadyRegistered,
     Registry_BadPeerBinding,
     Registry_BondLocked,
     Registry_Leaving,
-    Registry_NoBondLeft,
     Registry_NotLeaving,
     Registry_NotRegistered,
     Registry_PoolFull,
     Registry_WrongSecret
 } from "./libraries/Errors.sol";
 import {Tags} from "./libraries/Tags.sol";
+import {RegistryViews} from "./RegistryViews.sol";
 
 /// @title Who works and who verifies
 /// @notice A class pool is a list of places that only grows, so that a place drawn by number stays the same person's
 /// until its exit is done; then it is given to the next who comes.
-abstract contract Registry is IRegistry, Ledger {
+abstract contract Registry is IRegistry, RegistryViews {
+    using Accounts for mapping(address => ILedger.Account);
+
     /// @dev Places must fit the job's word.
     uint256 internal constant MAX_POOL = type(uint16).max;
     /// @dev Bounds of a libp2p peer id (multihash) and the size of an Ed25519 signature, bytes.
     uint256 private constant MAX_PEER_ID = 64;
     uint256 private constant PEER_SIGNATURE = 64;
-
-    uint96 internal immutable _workerBond;
-    uint96 internal immutable _verifierBond;
-    uint32 internal immutable _unbondingS;
-
-    struct Pool {
-        address[] places;
-        uint16[] empty;
-    }
-
-    mapping(address account => Worker) private _workers;
-    mapping(bytes32 classId => mapping(address account => Verifier)) private _verifiers;
-    mapping(bytes32 classId => Pool) private _pools;
-
-    constructor(uint96 workerBond_, uint96 verifierBond_, uint32 unbondingS_) {
-        _workerBond = workerBond_;
-        _verifierBond = verifierBond_;
-        _unbondingS = unbondingS_;
-    }
 
     // --- workers ---
 
@@ -53,7 +37,7 @@ abstract contract Registry is IRegistry, Ledger {
         Worker storage own = _workers[msg.sender];
         if (own.registeredAt != 0) revert Registry_AlreadyRegistered(msg.sender, own.registeredAt);
         (own.bond, own.registeredAt) = (_workerBond, uint40(block.timestamp));
-        _lock(msg.sender, _workerBond);
+        _accounts.lock(msg.sender, _workerBond);
         emit WorkerRegistered(msg.sender, _workerBond, peerId, peerSignature);
     }
 
@@ -69,27 +53,23 @@ abstract contract Registry is IRegistry, Ledger {
         Worker memory own = _workers[msg.sender];
         _requireUnbonded(own.leavingSince);
         delete _workers[msg.sender];
-        _unlock(msg.sender, own.bond);
+        _accounts.unlock(msg.sender, own.bond);
         emit WorkerBondWithdrawn(msg.sender, own.bond);
     }
 
     // --- verifiers ---
 
     /// @inheritdoc IRegistry
-    function registerVerifier(
-        bytes32 classId,
-        bytes32 secretHash,
-        bytes calldata peerId,
-        bytes calldata peerSignature
-    ) external {
+    function registerVerifier(bytes32 classId, bytes32 secretHash, bytes calldata peerId, bytes calldata peerSignature)
+        external
+    {
         _checkBinding(peerId, peerSignature);
         if (secretHash == 0) revert Registry_WrongSecret(secretHash, 0);
         Verifier storage own = _verifiers[classId][msg.sender];
         if (own.registeredAt != 0) revert Registry_AlreadyRegistered(msg.sender, own.registeredAt);
         uint16 id = _takePlace(classId);
-        (own.bond, own.registeredAt, own.id, own.secret) =
-            (_verifierBond, uint40(block.timestamp), id, secretHash);
-        _lock(msg.sender, _verifierBond);
+        (own.bond, own.registeredAt, own.id, own.secret) = (_verifierBond, uint40(block.timestamp), id, secretHash);
+        _accounts.lock(msg.sender, _verifierBond);
         emit VerifierRegistered(classId, msg.sender, id, _verifierBond, secretHash, peerId, peerSignature);
     }
 
@@ -111,58 +91,8 @@ abstract contract Registry is IRegistry, Ledger {
         delete _verifiers[classId][msg.sender];
         delete _pools[classId].places[own.id];
         _pools[classId].empty.push(own.id);
-        _unlock(msg.sender, own.bond);
+        _accounts.unlock(msg.sender, own.bond);
         emit VerifierBondWithdrawn(classId, msg.sender, own.id, own.bond);
-    }
-
-    // --- views ---
-
-    /// @inheritdoc IRegistry
-    function poolSize(bytes32 classId) public view returns (uint256) {
-        return _pools[classId].places.length;
-    }
-
-    /// @inheritdoc IRegistry
-    function verifierAt(bytes32 classId, uint256 id) public view returns (address) {
-        return _pools[classId].places[id];
-    }
-
-    /// @inheritdoc IRegistry
-    function worker(address account_) external view returns (Worker memory) {
-        return _workers[account_];
-    }
-
-    /// @inheritdoc IRegistry
-    function verifier(bytes32 classId, address account_) public view returns (Verifier memory) {
-        return _verifiers[classId][account_];
-    }
-
-    // --- for the market ---
-
-    function _requireActiveWorker(address account_) internal view {
-        Worker storage own = _workers[account_];
-        if (own.registeredAt == 0) revert Registry_NotRegistered(0, account_);
-        if (own.leavingSince != 0) revert Registry_Leaving(account_, own.leavingSince);
-    }
-
-    /// @dev Takes `amount`, at most what is left, from a verifier's bond: half to `caller`, half burned.
-    function _penalize(
-        bytes32 classId,
-        address verifier_,
-        uint256 amount,
-        Fault fault,
-        bytes32 subject,
-        address caller
-    ) internal {
-        Verifier storage accused = _verifiers[classId][verifier_];
-        uint96 bond = accused.bond;
-        if (bond == 0) revert Registry_NoBondLeft(classId, verifier_);
-        uint96 taken = amount < bond ? uint96(amount) : bond;
-        uint96 toCaller = taken / 2;
-        accused.bond = bond - taken;
-        _pay(verifier_, caller, toCaller);
-        _pay(verifier_, BURN, taken - toCaller);
-        emit Penalized(classId, verifier_, fault, subject, caller, toCaller, taken - toCaller);
     }
 
     // --- helpers ---

@@ -185,9 +185,7 @@ interface IJobMarket {
         Offer offer
     );
     /// @notice The worker took its signature back before anybody accepted.
-    event Revoked(
-        bytes32 indexed jobId, State from, State to, uint16 window, uint40 deadline, address indexed worker
-    );
+    event Revoked(bytes32 indexed jobId, State from, State to, uint16 window, uint40 deadline, address indexed worker);
     event Committed(bytes32 indexed jobId, State from, State to, uint16 window, uint40 deadline, bytes32 root);
     /// @param secret The client's for this window, 0 if it stayed silent.
     event Drawn(
@@ -201,7 +199,8 @@ interface IJobMarket {
         bytes32 secret,
         bytes32 beacon
     );
-    /// @notice client.locked - (paid + fee + escrowReturned), client.free + escrowReturned, worker.free + paid + bondReturned,
+    /// @notice client.locked - (paid + fee + escrowReturned), client.free + escrowReturned, worker.free + paid +
+    /// bondReturned,
     /// worker.locked - bondReturned, treasury.free + fee. Paid was window `window - 1`.
     event Settled(
         bytes32 indexed jobId,
@@ -214,7 +213,8 @@ interface IJobMarket {
         uint256 escrowReturned,
         uint256 bondReturned
     );
-    /// @notice client.locked - (toWorker + escrowReturned), client.free + escrowReturned, worker.free + toWorker + bondReturned,
+    /// @notice client.locked - (toWorker + escrowReturned), client.free + escrowReturned, worker.free + toWorker +
+    /// bondReturned,
     /// worker.locked - bondReturned.
     event Cancelled(
         bytes32 indexed jobId,
@@ -226,7 +226,8 @@ interface IJobMarket {
         uint256 escrowReturned,
         uint256 bondReturned
     );
-    /// @notice worker.locked - (toClient + bondReturned), worker.free + bondReturned, client.free + toClient + escrowReturned,
+    /// @notice worker.locked - (toClient + bondReturned), worker.free + bondReturned, client.free + toClient +
+    /// escrowReturned,
     /// client.locked - escrowReturned. The worker gave up.
     event Resigned(
         bytes32 indexed jobId,
@@ -289,7 +290,8 @@ interface IJobMarket {
         bytes32 claimedRoot,
         uint256 bond
     );
-    /// @notice challenger.locked - (toPanel + toWorker + burned), each of `panel`.free + toPanel / panel.length, worker.free +
+    /// @notice challenger.locked - (toPanel + toWorker + burned), each of `panel`.free + toPanel / panel.length,
+    /// worker.free +
     /// toWorker, burn account.free + burned.
     event ChallengeFailed(
         bytes32 indexed jobId,
@@ -304,8 +306,10 @@ interface IJobMarket {
         uint256 toWorker,
         uint256 burned
     );
-    /// @notice worker.locked - (toClient + toPanel + toFinder + burned) = worker.locked - the job's bond, client.free + toClient +
-    /// escrowReturned, client.locked - escrowReturned, each of `panel`.free + toPanel / panel.length, finder.free + toFinder,
+    /// @notice worker.locked - (toClient + toPanel + toFinder + burned) = worker.locked - the job's bond, client.free
+    /// + toClient +
+    /// escrowReturned, client.locked - escrowReturned, each of `panel`.free + toPanel / panel.length, finder.free +
+    /// toFinder,
     /// burn account.free + burned; challenger (zero where there is none): challengeBondReturned from locked to free.
     event Slashed(
         bytes32 indexed jobId,
@@ -402,52 +406,6 @@ interface IJobMarket {
     /// - `kind` 1 to 4; the four values give the seal
     /// Emits {VerdictRevealed}.
     function revealVerdict(Offer calldata offer, uint8 kind, uint32 segment, uint128 salt) external;
-
-    /// @notice Takes 2 * verdictFee (at most the bond) from a drawn verifier that revealed nothing, unless it was leaving at the draw.
-    /// - the window's time to reveal has passed while the job lived; not later than the next commitment
-    /// Emits {IRegistry.Penalized}.
-    function penalizeSilence(Offer calldata offer, address verifier) external;
-
-    /// @notice Takes the whole bond of a verifier that said match although the judge refuted a segment of its sample.
-    /// State Slashed. Emits {IRegistry.Penalized}.
-    function penalizeFalseMatch(Offer calldata offer, address verifier) external;
-
-    /// @notice Takes the whole bond of a leaving verifier whose revealed salt for a window is not the one its secret gives.
-    /// Emits {IRegistry.Penalized}.
-    function penalizeFalseSalt(Offer calldata offer, uint16 window, address verifier) external;
-
-    // --- disputes ---
-
-    /// @notice Announces a challenge without saying of what. Must stand in an earlier block than {challenge}. Emits {ChallengeSealed}.
-    function sealChallenge(bytes32 seal) external;
-
-    /// @notice Disputes a segment of the window: `claimedRoot` is right, not the opened output root (0: nobody serves it).
-    /// - state Drawn, in time; sealed by the caller in an earlier block; `challengeBond` free; never judged before
-    /// Emits {Challenged}.
-    function challenge(Offer calldata offer, Opening calldata opening, bytes32 claimedRoot, bytes32 salt) external;
-
-    /// @notice Makes the worker open a segment of the window that it does not serve.
-    /// - state Drawn, in time; `challengeBond` free. Emits {Demanded}.
-    function demand(Offer calldata offer, uint32 index) external;
-
-    /// @notice Opens the demanded segment. State Demanded, in time. Anyone who has the opening. Emits {Answered}.
-    function answer(Offer calldata offer, Opening calldata opening) external;
-
-    /// @notice Slashes a worker whose segment `here` does not start where the one before it ended (segment 0: at initialRoot).
-    /// - state Committed or Drawn; `here` in the current window, `before` the segment before it (ignored for segment 0)
-    /// Emits {Slashed}.
-    function proveDiscontinuity(Offer calldata offer, Opening calldata before, Opening calldata here) external;
-
-    /// @notice Ends a dispute: an unanswered demand past its deadline, or a challenge that the judge has ruled on
-    /// (past the deadline also one it has not: then the job is void). Anyone.
-    /// Emits {Slashed}, {ChallengeFailed} or {Voided}.
-    function resolve(Offer calldata offer) external;
-
-    // --- the judge ---
-
-    /// @notice Takes 2 * panelFee (at most the bond) from a panel member that did not vote; half goes to `caller`.
-    /// - the caller is the judge. Emits {IRegistry.Penalized}.
-    function penalizePanelist(bytes32 classId, address panelist, bytes32 disputeId, address caller) external;
 
     // --- views ---
 

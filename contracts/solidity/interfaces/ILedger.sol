@@ -26,7 +26,8 @@ interface ILedger {
     function deposit(uint128 amount) external;
 
     /// @notice As {deposit}, with an ERC-2612 permit in place of an approval.
-    /// A permit that somebody else has already submitted (front-running) does not matter as long as the allowance is there.
+    /// A permit that somebody else has already submitted (front-running) does not matter as long as the allowance is
+    /// there.
     /// Emits {Deposited}.
     function depositWithPermit(uint128 amount, uint256 deadline, uint8 v, bytes32 r, bytes32 s) external;
 

@@ -5,7 +5,8 @@ import {IStepJudge} from "./IStepJudge.sol";
 
 /// @title A judge made of verifiers
 /// @notice A panel of up to PANEL_SIZE verifiers of the job's class runs the disputed segment again and votes by
-/// commit-reveal. No majority: another panel, MAX_ROUNDS in all, then no ruling. Every phase ends by a call open to anyone.
+/// commit-reveal. No majority: another panel, MAX_ROUNDS in all, then no ruling. Every phase ends by a call open to
+/// anyone.
 interface IPanelJudge is IStepJudge {
     /// @notice Drawing waits for {drawPanel}, Voting for votes and then {close}, Closed is final.
     enum Phase {
@@ -39,25 +40,24 @@ interface IPanelJudge is IStepJudge {
     event RoundOpened(bytes32 indexed disputeId, uint8 round, uint16 poolSize, uint40 drawUntil);
     /// @notice Votes are sealed until `sealUntil` and then revealed until `revealUntil`.
     event PanelDrawn(
-        bytes32 indexed disputeId,
-        uint8 round,
-        bytes32 beacon,
-        address[] panel,
-        uint40 sealUntil,
-        uint40 revealUntil
+        bytes32 indexed disputeId, uint8 round, bytes32 beacon, address[] panel, uint40 sealUntil, uint40 revealUntil
     );
     event VoteSealed(bytes32 indexed disputeId, address indexed voter, uint8 round, bytes32 seal);
     event VoteRevealed(bytes32 indexed disputeId, address indexed voter, uint8 round, uint8 vote);
-    event DisputeClosed(bytes32 indexed disputeId, Ruling ruling, bool finderEarned, bool matchRefuted, address[] majority);
+    event DisputeClosed(
+        bytes32 indexed disputeId, Ruling ruling, bool finderEarned, bool matchRefuted, address[] majority
+    );
 
-    /// @notice Draws the round's panel. In a later block than the round's begin, not later than its `drawUntil`. Anyone.
+    /// @notice Draws the round's panel. In a later block than the round's begin, not later than its `drawUntil`.
+    /// Anyone.
     /// Emits {PanelDrawn}, or {RoundOpened} or {DisputeClosed} where nobody can sit.
     function drawPanel(bytes32 disputeId) external;
 
     /// @notice Seals the caller's vote. The caller sits on the panel; once, in time. Emits {VoteSealed}.
     function sealVote(bytes32 disputeId, bytes32 seal) external;
 
-    /// @notice Opens the caller's seal. `vote`: 1 worker, 2 challenger, 3 neither, 4 unavailable, 5 abstain. In time. Emits {VoteRevealed}.
+    /// @notice Opens the caller's seal. `vote`: 1 worker, 2 challenger, 3 neither, 4 unavailable, 5 abstain. In time.
+    /// Emits {VoteRevealed}.
     function revealVote(bytes32 disputeId, uint8 vote, bytes32 salt) external;
 
     /// @notice Ends a round: past the time to reveal (or once all have), or past `drawUntil` without a panel. Anyone.

@@ -61,7 +61,8 @@ interface IRegistry {
     event VerifierExitRequested(bytes32 indexed classId, address indexed account, bytes32 secret, uint40 bondFreeAt);
     /// @notice `bond` units of `account` went from locked to free; place `id` may be given to the next.
     event VerifierBondWithdrawn(bytes32 indexed classId, address indexed account, uint16 id, uint256 bond);
-    /// @notice `verifier`.locked shrank by `toCaller + burned`; `caller`.free grew by `toCaller`, the burn account's by `burned`.
+    /// @notice `verifier`.locked shrank by `toCaller + burned`; `caller`.free grew by `toCaller`, the burn account's
+    /// by `burned`.
     /// @param subject Job id, or for {Fault.PanelSilence} the dispute id.
     event Penalized(
         bytes32 indexed classId,
@@ -90,12 +91,8 @@ interface IRegistry {
     /// - `secretHash` = keccak(tag("tolsey/seal/1") ‖ secret), not zero
     /// Warning: a secret that is used in two registrations, or known to another, gives the sample away.
     /// Emits {VerifierRegistered}.
-    function registerVerifier(
-        bytes32 classId,
-        bytes32 secretHash,
-        bytes calldata peerId,
-        bytes calldata peerSignature
-    ) external;
+    function registerVerifier(bytes32 classId, bytes32 secretHash, bytes calldata peerId, bytes calldata peerSignature)
+        external;
 
     /// @notice Starts the caller's exit from a pool and makes its secret public. Emits {VerifierExitRequested}.
     function requestVerifierExit(bytes32 classId, bytes32 secret) external;

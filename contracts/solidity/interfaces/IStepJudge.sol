@@ -12,7 +12,8 @@ interface IStepJudge {
         None
     }
 
-    /// @notice What is in dispute: the worker says that `segment` leads from `inputRoot` to `outputRoot`, the challenger says to
+    /// @notice What is in dispute: the worker says that `segment` leads from `inputRoot` to `outputRoot`, the
+    /// challenger says to
     /// `claimedRoot` (0: nobody serves the checkpoints).
     struct Claim {
         bytes32 disputeId;

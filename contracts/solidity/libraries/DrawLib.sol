@@ -36,7 +36,9 @@ library DrawLib {
         if (count > size) revert DrawLib_TooMany(count, size);
         Deck memory deck = open(key, size);
         places = new uint256[](count);
-        for (uint256 i = 0; i < count; ++i) places[i] = next(deck);
+        for (uint256 i = 0; i < count; ++i) {
+            places[i] = next(deck);
+        }
     }
 
     /// @notice Whether `place` is among the first `count` drawn; follows that one place through the exchanges, so

@@ -12,7 +12,9 @@ library MerkleLib {
 
     /// @notice Levels between a leaf and the root of a tree over `count` >= 1 leaves.
     function depth(uint256 count) internal pure returns (uint256 levels) {
-        for (uint256 reach = 1; reach < count; reach <<= 1) ++levels;
+        for (uint256 reach = 1; reach < count; reach <<= 1) {
+            ++levels;
+        }
     }
 
     /// @notice Whether `leaf` stands at `index` of the tree of `count` leaves with that root.

@@ -23,14 +23,11 @@ library Tags {
         return keccak256(abi.encode(SEAL, secret));
     }
 
-    function leaf(
-        address market,
-        bytes32 jobId,
-        address worker,
-        uint256 index,
-        bytes32 inputRoot,
-        bytes32 outputRoot
-    ) internal view returns (bytes32) {
+    function leaf(address market, bytes32 jobId, address worker, uint256 index, bytes32 inputRoot, bytes32 outputRoot)
+        internal
+        view
+        returns (bytes32)
+    {
         return keccak256(abi.encode(LEAF, block.chainid, market, jobId, worker, index, inputRoot, outputRoot));
     }
 
@@ -47,14 +44,11 @@ library Tags {
         return uint128(uint256(keccak256(abi.encode(SEAL, secret, jobId, window))));
     }
 
-    function verdictSeal(
-        bytes32 jobId,
-        uint256 window,
-        address verifier,
-        uint256 kind,
-        uint256 segment,
-        uint256 salt_
-    ) internal pure returns (bytes32) {
+    function verdictSeal(bytes32 jobId, uint256 window, address verifier, uint256 kind, uint256 segment, uint256 salt_)
+        internal
+        pure
+        returns (bytes32)
+    {
         return bytes32(uint256(keccak256(abi.encode(SEAL, jobId, window, verifier, kind, segment, salt_))) | SEALED);
     }
 
