@@ -138,7 +138,7 @@ def _grad_phase(
 
     def step(params: Tensors, buffers: Tensors, batch: Tensors, position: torch.Tensor, sums: Tensors) -> Any:
         leaves = {name: value.detach().requires_grad_() for name, value in params.items()}
-        tensors = {f"module.{name}": value for name, value in (leaves | buffers).items()}
+        tensors = {f"module.{name}": value for name, value in {**leaves, **buffers}.items()}
         value = functional_call(carrier, tensors, (batch,))
         if not isinstance(value, torch.Tensor) or value.shape != () or value.dtype != torch.float32:
             raise SpecInvalid(f"the loss must be one float32 number, it is {value!s:.80}")
@@ -196,7 +196,8 @@ def _trace(
     def from_flat(*tensors: torch.Tensor) -> Any:
         return step(*_pytree.tree_unflatten(list(tensors), structure))
 
-    table = {op: rule for op, rule in core_aten_decompositions().items() if _short(op) not in KNOWN} | _DECOMPOSITIONS
+    simpler = core_aten_decompositions().items()  # type: ignore[no-untyped-call]  # torch's table is untyped
+    table = {op: rule for op, rule in simpler if _short(op) not in KNOWN} | _DECOMPOSITIONS
     options: dict[str, Any] = {"decomposition_table": table, "tracing_mode": "fake", "_allow_non_fake_inputs": True}
     with ExitStack() as stack:
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))

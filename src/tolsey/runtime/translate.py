@@ -46,6 +46,8 @@ class Translator:
         self.inputs = tuple(inputs)
         self.nodes: list[Node] = []
         self.masks = 0
+        self.transposed: dict[tuple[int, int, int], int] = {}
+        self.reshaped: dict[int, tuple[int, list[int]]] = {}
         self._locate = locate
         self._next = len(self.inputs)
         self._known: dict[str, list[int]] = {}
@@ -259,10 +261,16 @@ def _same(self: Translator, call: fx.Node, args: list[Any], kwargs: dict[str, An
 
 
 def _reshape(self: Translator, call: fx.Node, args: list[Any], kwargs: dict[str, Any]) -> Value:
+    """A reshape of a reshape is one reshape, or none."""
     source = call.args[0]
     assert isinstance(source, fx.Node)
     shape = list(call.meta["val"].shape)
-    return args[0].id if list(source.meta["val"].shape) == shape else self.one(call, "reshape", args[0].id, shape)
+    origin, origin_shape = self.reshaped.get(args[0].id, (args[0].id, list(source.meta["val"].shape)))
+    if origin_shape == shape:
+        return origin
+    ident = self.one(call, "reshape", origin, shape)
+    self.reshaped[ident] = (origin, origin_shape)
+    return ident
 
 
 def _expand(self: Translator, call: fx.Node, args: list[Any], kwargs: dict[str, Any]) -> Value:
@@ -276,8 +284,13 @@ def _transposed(self: Translator, call: fx.Node, args: list[Any], kwargs: dict[s
     rank = call.meta["val"].dim()
     if rank < 2:
         return args[0].id
-    first, second = (item % rank for item in args[1:3]) if len(args) > 1 else (0, 1)
-    return self.one(call, "transpose", args[0].id, first, second)
+    first, second = sorted(item % rank for item in args[1:3]) if len(args) > 1 else (0, 1)
+    undone = self.transposed.get((args[0].id, first, second))
+    if undone is not None:
+        return undone
+    ident = self.one(call, "transpose", args[0].id, first, second)
+    self.transposed[ident, first, second] = args[0].id
+    return ident
 
 
 def _cast(self: Translator, call: fx.Node, args: list[Any], kwargs: dict[str, Any]) -> Value:
