@@ -29,7 +29,7 @@ from tolsey.errors import RemoteViolation, StorageError
 from tolsey.protocol.content import CHUNK_BYTES, ContentId, Manifest, chunk_hash, manifest_of
 from tolsey.storage.lock import FolderLock
 
-_OWNER = re.compile(r"[A-Za-z0-9._-]{1,100}")
+_OWNER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _NAME = re.compile(r"[0-9a-f]{64}")
 
 
@@ -199,10 +199,8 @@ class BlobStore:
         """Keeps a content until `owner` unpins it; other owners count for themselves.
 
         Raises:
-            StorageError: it is not here, or the owner's name is not 1 to 100 of A-Z a-z 0-9 . _ -
+            StorageError: it is not here, or the owner's name is not 1 to 100 letters, digits, dots and dashes.
         """
-        if not _OWNER.fullmatch(owner) or owner in (".", ".."):
-            raise StorageError(f"pin owner {owner[:120]!r} is not 1 to 100 letters, digits, dots, dashes")
         with self._mutex, _disk(self.root):
             if not self.has(content_id):
                 raise StorageError(f"content {content_id.hex()} is not in {self.root}")
@@ -267,7 +265,7 @@ class BlobStore:
             name = path.stem
             if path.suffix == ".m" and _NAME.fullmatch(name):
                 if not self._object(name).exists():
-                    path.unlink()  # stopped between the two renames, or between the two unlinks
+                    path.unlink(missing_ok=True)  # stopped between the two renames, or between the two unlinks
             elif _NAME.fullmatch(path.name):
                 self._recover_one(path)
 
@@ -321,8 +319,6 @@ class BlobStore:
         """Pin, manifest, bytes: the rename of the bytes is the moment from which the content exists."""
         name = manifest.content_id.hex()
         if pin is not None:
-            if not _OWNER.fullmatch(pin):
-                raise StorageError(f"pin owner {pin[:120]!r} is not 1 to 100 letters, digits, dots, dashes")
             self._write_pin(name, pin)
         if name in self._index:
             temp.unlink()
@@ -346,6 +342,8 @@ class BlobStore:
         _sync_folder(path.parent)
 
     def _write_pin(self, name: str, owner: str) -> None:
+        if not _OWNER.fullmatch(owner):
+            raise StorageError(f"pin owner {owner[:120]!r} is not 1 to 100 letters, digits, dots and dashes")
         folder = self.root / "pins" / name
         folder.mkdir(exist_ok=True)
         (folder / owner).touch()

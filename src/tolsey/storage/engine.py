@@ -177,7 +177,7 @@ def _postgres(url: str) -> sa.Engine:
             parsed, pool_size=READERS + POSTGRES_WRITERS, max_overflow=0, pool_pre_ping=True,
             connect_args={"connect_timeout": 10, "options": "-c synchronous_commit=on -c lock_timeout=30000"},
         )  # fmt: skip
-    except sa.exc.ArgumentError as cause:
+    except (sa.exc.ArgumentError, ValueError) as cause:
         fix = "postgresql+psycopg://user:password@host/name"
         raise ConfigError("the database URL cannot be read", fix=fix) from cause
     except ModuleNotFoundError as cause:
