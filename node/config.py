@@ -37,7 +37,6 @@ class WorkerConfig:
         forfeit_bps: share of one window's price that whoever ends the job early pays; half a window by default:
             about what the other side has spent when it happens at a random moment.
         capacity: jobs at a time. memory_bytes: for one job. device: where torch runs, "cpu" or "cuda".
-        threads: torch threads of a training child; part of the numerics class, so 1 meets the most partners.
         disk_quota_bytes: all blobs together. disk_spare_bytes: free space never used, so that the database can write.
         offer_ttl_s: how long a signed offer binds; the client needs one transaction's time.
         time_margin: a window must fit its commit deadline this many times over at the measured speed.
@@ -51,15 +50,14 @@ class WorkerConfig:
     listen: str = "/ip4/127.0.0.1/tcp/0"
     announce: tuple[str, ...] = ()
     bootstrap: tuple[str, ...] = ()
-    price_per_petaflop: TokenUnits = TokenUnits(1 * DOLLAR_UNITS)
-    min_price: TokenUnits = TokenUnits(DOLLAR_UNITS // 2)
+    price_per_petaflop: int = 1 * DOLLAR_UNITS
+    min_price: int = DOLLAR_UNITS // 2
     bond_bps: int = 5_000
-    min_bond: TokenUnits = TokenUnits(0)
+    min_bond: int = 0
     forfeit_bps: int = 5_000
     capacity: int = 1
     memory_bytes: int = 4 << 30
     device: str = "cpu"
-    threads: int = 1
     disk_quota_bytes: int = 64 << 30
     disk_spare_bytes: int = 1 << 30
     offer_ttl_s: int = 120
@@ -72,7 +70,6 @@ class WorkerConfig:
         _within("--capacity", self.capacity, 1, 64)
         _within("--bond-bps", self.bond_bps, 0, 1_000_000)
         _within("--memory (bytes)", self.memory_bytes, 64 << 20, 1 << 50)
-        _within("--threads", self.threads, 1, 1024)
         _within("--disk-quota (bytes)", self.disk_quota_bytes, 1 << 20, 1 << 50)
         _within("--forfeit-bps", self.forfeit_bps, 0, 10_000)
         if self.device not in ("cpu", "cuda") and not re.fullmatch(r"cuda:\d{1,2}", self.device):
@@ -83,17 +80,12 @@ class WorkerConfig:
         """Holds the process id of the running worker."""
         return self.home / "worker.pid"
 
-    @property
-    def status_file(self) -> Path:
-        """What the running worker last said of itself (JSON); for `tolsey worker status`."""
-        return self.home / "status.json"
 
-
-def default_home(network: str) -> Path:
-    """`$TOLSEY_HOME`, or the user's data folder by network name and role."""
+def default_home(network: Path) -> Path:
+    """`$TOLSEY_HOME`, or `worker` beside the network file."""
     if given := os.environ.get("TOLSEY_HOME"):
         return Path(given)
-    return Path.home() / ".local" / "share" / "tolsey" / Path(network).stem / "worker"
+    return network.parent / "worker"
 
 
 def parse_size(flag: str, text: str) -> int:

@@ -189,7 +189,7 @@ class Records:
 
     async def jobs(self) -> list[JobRecord]:
         """Every job this worker ever had, in no order."""
-        return [_job(row) for row in await self._db.read(lambda s: s.execute(sa.select(jobs)).all())]
+        return await self._db.read(all_jobs)
 
     async def job(self, job_id: JobId) -> JobRecord | None:
         """One job."""
@@ -245,6 +245,11 @@ class Records:
             session.execute(sa.insert(facts), [{"name": name, "value": value}])
 
         await self._db.write(put)
+
+
+def all_jobs(session: Session) -> list[JobRecord]:
+    """Every job on record, in no order."""
+    return [_job(row) for row in session.execute(sa.select(jobs)).all()]
 
 
 def _offer(row: Any) -> OfferRecord:

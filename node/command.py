@@ -1,0 +1,244 @@
+"""`tolsey worker`: start, stop and watch a worker, and move its money.
+
+`start` runs in the foreground until SIGTERM or Ctrl-C and prints one line once it truly serves (JSON with --json), so
+that a script or supervisor can wait for it. The other commands read the home folder and the chain; they need no
+running worker. Next in the flow: config.py, service.py.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import select
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import trio
+import typer
+
+from tolsey import log
+from tolsey.errors import ConfigError
+from tolsey.node.config import WorkerConfig, default_home, dollars, parse_dollars, parse_size
+
+STOP_S = 30.0
+"""How long `stop` waits for a worker to close; a training child is killed at once, the rest is quick."""
+
+app = typer.Typer(name="worker", help="Sell training: start, stop and watch a worker.", no_args_is_help=True)
+
+NETWORK = typer.Option("local", "--network", envvar="TOLSEY_NETWORK", help="Network file, or the name of a market.")
+HOME = typer.Option(None, "--home", help="Folder of this worker; one running worker each.")
+PASSPHRASE_FILE = typer.Option(None, "--passphrase-file", help="Its first line opens the keys.")
+JSON = typer.Option(False, "--json", help="Machine-readable output.")
+
+
+@app.command()
+def start(
+    network: str = NETWORK,
+    home: Path | None = HOME,
+    listen: str = typer.Option("/ip4/127.0.0.1/tcp/0", help="Multiaddr to accept peers on."),
+    announce: list[str] = typer.Option([], help="Multiaddr to tell others instead (repeatable)."),
+    bootstrap: list[str] = typer.Option([], help="Peer to meet first (repeatable); else the network file's."),
+    price_per_petaflop: str = typer.Option("1.0", help="Test dollars per 10^15 floating-point operations."),
+    min_price: str = typer.Option("0.5", help="Test dollars per job, at least."),
+    bond_bps: int = typer.Option(5_000, help="Bond per job, in 1/100 % of its price."),
+    capacity: int = typer.Option(1, help="Jobs at a time."),
+    memory: str = typer.Option("4GiB", help="Memory for one job."),
+    device: str = typer.Option("cpu", help="cpu, cuda or cuda:N."),
+    disk_quota: str = typer.Option("64GiB", help="Disk for contents and checkpoints."),
+    faucet: bool = typer.Option(False, help="Take test dollars and gas from a test chain."),
+    rpc_url: str | None = typer.Option(None, help="Chain endpoint in place of the network file's."),
+    passphrase_file: Path | None = PASSPHRASE_FILE,
+    json_output: bool = JSON,
+    json_logs: bool = typer.Option(False, help="One JSON object per log line."),
+    verbose: bool = typer.Option(False, "--verbose", "-v", help="Debug records."),
+) -> None:
+    """Run a worker until it is told to stop."""
+    path = network_path(network)
+    config = WorkerConfig(
+        network=str(path),
+        home=home_of(path, home),
+        listen=listen,
+        announce=tuple(announce),
+        bootstrap=tuple(bootstrap),
+        price_per_petaflop=parse_dollars("--price-per-petaflop", price_per_petaflop),
+        min_price=parse_dollars("--min-price", min_price),
+        bond_bps=bond_bps,
+        capacity=capacity,
+        memory_bytes=parse_size("--memory", memory),
+        device=device,
+        disk_quota_bytes=parse_size("--disk-quota", disk_quota),
+        faucet=faucet,
+        rpc_url=rpc_url,
+    )
+    run_worker(config, passphrase_file=passphrase_file, json_output=json_output, json_logs=json_logs, verbose=verbose)
+
+
+def run_worker(
+    config: WorkerConfig,
+    *,
+    parts: Any = None,
+    passphrase_file: Path | None = None,
+    json_output: bool = False,
+    json_logs: bool = False,
+    verbose: bool = False,
+) -> None:
+    """Runs a worker in the foreground; `parts` as in service.run."""
+    # Late: libp2p and web3 take seconds to import, and `--help` needs neither.
+    from tolsey.contracts.wallet import Keystore, read_passphrase  # noqa: PLC0415
+    from tolsey.node import service  # noqa: PLC0415
+
+    log.set_up(verbose=verbose)
+    if json_logs:
+        for handler in logging.getLogger().handlers:
+            handler.setFormatter(_JsonLines())
+    passphrase = read_passphrase(passphrase_file, confirm=not Keystore.exists(config.home / "keys"))
+
+    async def main() -> None:
+        stop = trio.Event()
+        async with trio.open_nursery() as nursery:
+            await nursery.start(_stop_on_signal, stop)
+
+            async def serve(*, task_status: trio.TaskStatus[service.Ready] = trio.TASK_STATUS_IGNORED) -> None:
+                await service.run(config, passphrase, stop=stop, parts=parts, task_status=task_status)
+                nursery.cancel_scope.cancel()
+
+            _say_ready(await nursery.start(serve), json_output)
+
+    trio.run(main)
+
+
+class _JsonLines(logging.Formatter):
+    """One JSON object per record, for log collectors."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {"ts": record.created, "level": record.levelname, "logger": record.name, "message": record.getMessage()}
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line)
+
+
+async def _stop_on_signal(stop: trio.Event, *, task_status: trio.TaskStatus[None]) -> None:
+    """Sets `stop` at the first SIGTERM or SIGINT; a second one ends the process the hard way."""
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        task_status.started()
+        async for _ in signals:
+            if stop.is_set():
+                os._exit(130)
+            stop.set()
+
+
+def _say_ready(ready: Any, json_output: bool) -> None:
+    if json_output:
+        line = {
+            "event": "ready",
+            "role": "worker",
+            "pid": os.getpid(),
+            "account": ready.account,
+            "peer_id": ready.peer_id,
+            "addrs": list(ready.addrs),
+            "class_id": ready.machine.class_id.hex(),
+            "flops_per_s": ready.machine.flops_per_s,
+        }
+        print(json.dumps(line), flush=True)
+    else:
+        speed = ready.machine.flops_per_s / 1e9
+        print(f"worker {ready.account} serves on {ready.addrs[0]} ({ready.machine.class_name}, {speed:.1f} Gflop/s)")
+        sys.stdout.flush()
+
+
+@app.command()
+def stop(network: str = NETWORK, home: Path | None = HOME) -> None:
+    """Stop a running worker in order and wait until it is gone."""
+    folder = home_of(network_path(network), home)
+    pid = running_pid(folder)
+    if pid is None:
+        typer.echo(f"no worker runs in {folder}")
+        return
+    handle = os.pidfd_open(pid)
+    try:
+        signal.pidfd_send_signal(handle, signal.SIGTERM)
+        # A pidfd is readable once its process has ended: no polling.
+        if not select.select([handle], [], [], STOP_S)[0]:
+            raise ConfigError(f"worker {pid} has not ended within {STOP_S:.0f} s", fix=f"kill -9 {pid}")
+    finally:
+        os.close(handle)
+    typer.echo(f"worker {pid} stopped")
+
+
+@app.command()
+def status(network: str = NETWORK, home: Path | None = HOME, json_output: bool = JSON) -> None:
+    """Show a worker: is it running, what it sells, its jobs and money."""
+    from tolsey.node.report import report  # noqa: PLC0415  # loads web3
+
+    path = network_path(network)
+    folder = home_of(path, home)
+    found = report(path, folder, pid=running_pid(folder))
+    if json_output:
+        typer.echo(json.dumps(found, indent=1))
+        return
+    state = f"running (pid {found['pid']})" if found["running"] else "not running"
+    typer.echo(f"worker {found['account']}: {state}")
+    if found["money"]:
+        money = found["money"]
+        typer.echo(
+            f"  free {dollars(money['free'])}, locked {dollars(money['locked'])}, earned {dollars(found['earned'])}"
+        )
+    if found["running"]:
+        typer.echo(
+            f"  sells {found['class']} at {dollars(found['price_per_petaflop'])} a petaflop, "
+            f"{found['busy']} of {found['capacity']} places taken, {len(found['peers'])} peers"
+        )
+    for job in found["jobs"]:
+        typer.echo(
+            f"  job {job['job_id'][:12]}  {job['state']:<10} window {job['window']}/{job['windows']}  "
+            f"{job['phase']:<10} {dollars(job['price'])}"
+        )
+
+
+def network_path(network: str) -> Path:
+    """The network file for a path or the name of a market on this machine.
+
+    Raises:
+        ConfigError: neither is there.
+    """
+    path = Path(network)
+    if path.is_file():
+        return path.resolve()
+    data = os.environ.get("XDG_DATA_HOME")
+    named = (Path(data) if data else Path.home() / ".local" / "share") / "tolsey" / network / "network.toml"
+    if named.is_file():
+        return named.resolve()
+    raise ConfigError(f"no network file at {path} or {named}", fix="tolsey up, or --network FILE")
+
+
+def home_of(network: Path, home: Path | None) -> Path:
+    """The worker's folder: as given, else $TOLSEY_HOME, else beside the network file."""
+    folder = (home or default_home(network)).resolve()
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return folder
+
+
+def running_pid(home: Path) -> int | None:
+    """The process that runs in this home now, or None. A left-over file of a killed worker does not count."""
+    try:
+        pid = int((home / "worker.pid").read_text())
+        os.kill(pid, 0)
+    except (OSError, ValueError):
+        return None
+    return pid if _holds_lock(home) else None
+
+
+def _holds_lock(home: Path) -> bool:
+    """Whether somebody has the database of this home locked (the pid may belong to another program by now)."""
+    try:
+        with open(home / "worker.sqlite.lock") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False

@@ -1,0 +1,200 @@
+"""The day of a worker, in one nursery. Read this first.
+
+    open     keys, database, blobs; the chain must be the one that the network file names
+    meet     listen, gossip, look-up table; answer peers from the first connection on
+    enrol    money, bond, account and peer id tied together; measure this machine once
+    recover  transactions that were meant before the last stop; jobs that were running
+    serve    follow the chain, run jobs, publish listings, until told to stop
+    stop     no more offers, the training child ends, everything closes in reverse
+
+Only once all of it stands does `started` tell the world. Whatever raises in here and is not caught ends the worker
+with that error: a supervisor starts it again and it goes on from its tables. `Parts` are the seams at which tests and
+dishonest workers put something else in place. Next in the flow: jobs.py, then worker.py.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from tolsey.contracts.chain import Chain
+from tolsey.contracts.gateway import Gateway
+from tolsey.contracts.network_file import NetworkFile
+from tolsey.contracts.wallet import Keystore
+from tolsey.network.discovery import open_discovery
+from tolsey.network.gossip import open_gossip
+from tolsey.network.host import Host, Identity, open_host
+from tolsey.network.transfer import ContentStore
+from tolsey.node.bidding import Bidder
+from tolsey.node.committer import Committer
+from tolsey.node.config import WorkerConfig
+from tolsey.node.enrolment import enrol
+from tolsey.node.executor import Executor
+from tolsey.node.fetching import Fetcher
+from tolsey.node.jobs import Jobs
+from tolsey.node.publisher import Book, Publisher
+from tolsey.node.records import JobRecord, Records
+from tolsey.node.registry import Registry
+from tolsey.node.report import tell
+from tolsey.node.responder import Responder
+from tolsey.node.shop import Machine, Shop
+from tolsey.node.worker import Tools, Worker
+from tolsey.protocol.units import Account, PeerId
+from tolsey.storage.blobs import BlobStore
+from tolsey.storage.engine import Database
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ready:
+    """What a worker says once it serves."""
+
+    account: Account
+    peer_id: PeerId
+    addrs: tuple[str, ...]
+    machine: Machine
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """The seams of a worker: what each of its jobs is made of. The shipped worker uses these defaults only."""
+
+    executor: Callable[..., Executor] = Executor
+    committer: Callable[..., Committer] = Committer
+    responder: Callable[..., Responder] = Responder
+    worker: Callable[[JobRecord, Tools], Worker] = Worker
+    store: Callable[[BlobStore], ContentStore] = lambda blobs: blobs
+
+
+async def run(
+    config: WorkerConfig,
+    passphrase: str,
+    *,
+    stop: trio.Event | None = None,
+    parts: Parts | None = None,
+    task_status: trio.TaskStatus[Ready] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Runs one worker until `stop` is set; started once it truly serves.
+
+    Raises:
+        ConfigError: wrong passphrase, port taken, home in use, money missing.
+        ChainUnavailable: the endpoint does not answer or is another chain.
+    """
+    stop, parts = stop or trio.Event(), parts or Parts()
+    async with AsyncExitStack() as stack:
+        # open
+        keys = await trio.to_thread.run_sync(Keystore.open, config.home / "keys", passphrase)
+        identity = Identity(keys.peer_key)
+        database = await trio.to_thread.run_sync(Database.open, config.home / "worker.sqlite")
+        stack.callback(database.close)
+        blobs = await trio.to_thread.run_sync(_open_blobs, config)
+        stack.callback(blobs.close)
+        network = NetworkFile.load(Path(config.network))
+        chain = Chain(Gateway(network, keys.wallet), database)
+        await chain.run(chain.gateway.check_chain)
+        stack.enter_context(_pid_file(config.pid_file))
+
+        # meet
+        records, registry = Records(database), Registry(chain, records)
+        bootstrap = config.bootstrap or network.bootstrap
+        host = await stack.enter_async_context(
+            open_host(identity, config.listen, bootstrap=bootstrap, announce=config.announce)
+        )
+        gossip = await stack.enter_async_context(open_gossip(host))
+        discovery = await stack.enter_async_context(open_discovery(host))
+        fetcher = Fetcher(host, discovery, blobs)
+        executor = parts.executor(config, fetcher, blobs, records)
+        stack.push_async_callback(executor.aclose)
+
+        # enrol
+        account = await enrol(chain, identity, config)
+        machine = await executor.measure()
+        peer_id = PeerId(identity.peer_id)
+        shop = Shop(config, chain, records, machine, account=account, peer_id=peer_id, addrs=tuple(host.addrs))
+        book = Book(chain.gateway.domain, is_registered=registry.is_registered, now_ts=lambda: shop.now_ts)
+        publisher = Publisher(gossip, book, keys.wallet, chain.gateway.domain, shop.listing)
+        bidder = Bidder(
+            config,
+            records,
+            executor,
+            standing=shop.standing,
+            sign=keys.wallet.sign_digest,
+            on_change=publisher.changed,
+        )
+        parts.responder(records, bidder, executor, book, parts.store(blobs)).serve(host)
+
+        # recover
+        await chain.sender.recover()
+        tools = Tools(
+            chain=chain,
+            records=records,
+            blobs=blobs,
+            executor=executor,
+            committer=parts.committer(chain, records, blobs),
+            lookahead_windows=config.lookahead_windows,
+        )
+        jobs = Jobs(chain, records, tools, account, on_change=publisher.changed, make=parts.worker)
+
+        # serve
+        async with trio.open_nursery() as nursery:
+            await nursery.start(chain.follower.run)
+            await nursery.start(jobs.run)
+            await nursery.start(publisher.run)
+            ready = Ready(account=account, peer_id=peer_id, addrs=tuple(host.addrs), machine=machine)
+            nursery.start_soon(tell, config.home, _facts(ready), partial(_live, host, shop, book), records)
+            _log.info("serving as %s on %s", account, ", ".join(host.addrs))
+            task_status.started(ready)
+
+            # stop
+            await stop.wait()
+            bidder.is_open = False
+            _log.info("stopping")
+            nursery.cancel_scope.cancel()
+
+
+def _open_blobs(config: WorkerConfig) -> BlobStore:
+    return BlobStore(config.home / "blobs", config.disk_quota_bytes, spare_bytes=config.disk_spare_bytes)
+
+
+@contextmanager
+def _pid_file(path: Path) -> Iterator[None]:
+    """Says which process runs here; the home's lock, not this file, keeps a second one out."""
+    path.write_text(f"{os.getpid()}\n")
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _facts(ready: Ready) -> dict[str, Any]:
+    """What the status file says that does not change."""
+    return {
+        "account": ready.account,
+        "peer_id": ready.peer_id,
+        "addrs": list(ready.addrs),
+        "class": ready.machine.class_name,
+        "class_id": ready.machine.class_id.hex(),
+        "flops_per_s": ready.machine.flops_per_s,
+    }
+
+
+async def _live(host: Host, shop: Shop, book: Book) -> dict[str, Any]:
+    """What it says that does."""
+    listing = await shop.listing()
+    return {
+        "busy": listing.busy,
+        "capacity": listing.capacity,
+        "price_per_petaflop": listing.price_per_petaflop,
+        "min_price": listing.min_price,
+        "peers": host.peers(),
+        "book": len(book.listings()),
+    }

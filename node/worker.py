@@ -1,0 +1,255 @@
+"""One job from accepted offer to payment.
+
+Two tasks per job. *Training* makes segments: fetch, initialise, train, keep, one after another. *Following* asks the
+chain what state the job is in and does what that state wants of a worker. Events only wake it: each turn reads the
+job's word on chain and the segment table anew, so that a missed event, a reorganisation or kill -9 changes nothing,
+and starting again is the same code as going on.
+
+    chain says   the worker's turn
+    Accepted     all segments of the window on disk: commit; past the deadline: expire
+    Committed    past the deadline: draw without the client's secret
+    Drawn        past the deadline: settle
+    Demanded     answer with the opening
+    Challenged   past the deadline or ruled on: resolve
+    final        kill the child, let the checkpoints go
+
+Training goes on while a window is drawn, replayed and settled, but never more than `lookahead_windows` beyond it: work
+on top of an unsettled window is work at risk. A job that cannot be trained is given back (`resign`) at once, so that
+the client loses as little as possible. Next in the flow: committer.py, executor.py.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import trio
+
+from tolsey.contracts.actions import Action
+from tolsey.contracts.chain import Chain
+from tolsey.contracts.views import JobView
+from tolsey.errors import ChainUnavailable, NetworkError, Reorged, Reverted, TolseyError
+from tolsey.node.committer import Committer
+from tolsey.node.executor import Executor
+from tolsey.node.records import JobRecord, Records
+from tolsey.protocol.lifecycle import FINAL, State
+from tolsey.storage.blobs import BlobStore
+
+RETRY_FIRST_S, RETRY_MOST_S = 1.0, 30.0
+"""Pauses after a failure of the line, doubling; the job's own deadline ends the retries."""
+UNSEEN_GRACE_S = 60
+"""How long after its offer expired a job may be unknown to the chain (a reorganisation) before it is given up."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tools:
+    """What every job of this worker works with."""
+
+    chain: Chain
+    records: Records
+    blobs: BlobStore
+    executor: Executor
+    committer: Committer
+    lookahead_windows: int
+
+
+class Worker:
+    """Runs one job; `run` returns when the chain has closed it."""
+
+    def __init__(self, job: JobRecord, tools: Tools) -> None:
+        self.job = job
+        self.deadline: int | None = None
+        self._tools = tools
+        self._woken = trio.Event()
+        self._window = trio.Event()  # set and replaced whenever the chain's window moves
+        self._view: JobView | None = None
+        self._giving_up = False
+        self._tag = job.job_id.hex()[:12]
+
+    def wake(self) -> None:
+        """Makes the worker look at the chain again: an event of this job, a passed deadline, a finished segment."""
+        self._woken.set()
+
+    async def run(self) -> None:
+        """One job from accepted offer to payment."""
+        _log.info("job %s: starts in window %d", self._tag, self.job.window)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._train)
+            await self._follow()
+            nursery.cancel_scope.cancel()  # kills the child at once
+        await self._let_go()
+        _log.info("job %s: closed as %s", self._tag, self.job.state.name)
+
+    # following the chain
+
+    async def _follow(self) -> None:
+        """Takes the worker's turns until the job is final."""
+        pause_s = RETRY_FIRST_S
+        while True:
+            self._woken = trio.Event()
+            try:
+                view = await self._tools.chain.run(self._tools.chain.gateway.job, self.job.job_id)
+                await self._see(view)
+                if view.state in FINAL or self._is_lost(view):
+                    return
+                await self._turn(view)
+                pause_s = RETRY_FIRST_S
+            except (ChainUnavailable, Reorged) as error:
+                _log.warning("job %s: %s; again in %.0f s", self._tag, error.message, pause_s)
+                with trio.move_on_after(pause_s):
+                    await self._woken.wait()
+                pause_s = min(RETRY_MOST_S, 2 * pause_s)
+                continue
+            await self._woken.wait()
+
+    async def _see(self, view: JobView) -> None:
+        """Remembers a change of state or window."""
+        before = self._view
+        self._view, self.deadline = view, view.deadline
+        if before is not None and (before.state, before.window) == (view.state, view.window):
+            return
+        if view.state is not State.NONE:
+            _log.info("job %s: %s, window %d", self._tag, view.state.name, view.window)
+            await self._note(state=view.state, window=view.window)
+        self._window.set()
+        self._window = trio.Event()
+
+    def _is_lost(self, view: JobView) -> bool:
+        """Whether the acceptance was undone and can no longer come back."""
+        if view.state is not State.NONE:
+            return False
+        return self._tools.chain.follower.now_ts > self.job.offer.expires_at + UNSEEN_GRACE_S
+
+    async def _turn(self, view: JobView) -> None:
+        """Does what the state wants of a worker, see the table at the top."""
+        turns: dict[State, Callable[[JobView], Awaitable[None]]] = {
+            State.ACCEPTED: self._commit,
+            State.COMMITTED: self._draw,
+            State.DRAWN: self._settle,
+            State.DEMANDED: self._answer,
+            State.CHALLENGED: self._resolve,
+        }
+        if (turn := turns.get(view.state)) is not None:
+            await turn(view)
+
+    async def _commit(self, view: JobView) -> None:
+        action = self._tools.chain.gateway.action
+        if self._is_overdue(view):
+            await self._send(action.expire(self.job.offer), "expire", view)
+        elif self._giving_up:
+            await self._send(action.resign(self.job.offer), "resign", view)
+        elif await self._tools.committer.is_ready(self.job, view.window):
+            try:
+                root = await self._tools.committer.commit(self.job, view.window)
+            except Reverted as error:
+                _log.warning("job %s: commit of window %d refused: %s", self._tag, view.window, error.message)
+            else:
+                _log.info("job %s: window %d committed, root %s", self._tag, view.window, root.hex()[:16])
+                self.wake()
+
+    async def _draw(self, view: JobView) -> None:
+        if self._is_overdue(view):
+            await self._send(self._tools.chain.gateway.action.draw(self.job.offer, bytes(32)), "draw", view)
+
+    async def _settle(self, view: JobView) -> None:
+        if self._is_overdue(view):
+            await self._send(self._tools.chain.gateway.action.settle(self.job.offer), "settle", view)
+
+    async def _answer(self, view: JobView) -> None:
+        if self._is_overdue(view):
+            return
+        dispute = await self._tools.chain.run(self._tools.chain.gateway.dispute, self.job.job_id)
+        if dispute is None:
+            return
+        opening = await self._tools.committer.opening(self.job, dispute.segment)
+        _log.info("job %s: segment %d is demanded, answering on chain", self._tag, dispute.segment)
+        await self._send(self._tools.chain.gateway.action.answer(self.job.offer, opening), "answer", view)
+
+    async def _resolve(self, view: JobView) -> None:
+        if self._is_overdue(view):
+            await self._send(self._tools.chain.gateway.action.resolve(self.job.offer), "resolve", view)
+
+    async def _send(self, action: Action, what: str, view: JobView) -> None:
+        """Sends once per deadline; somebody else having been quicker is no failure."""
+        action_id = f"{what}:{self.job.job_id.hex()}:{view.window}:{view.deadline}"
+        try:
+            await self._tools.chain.sender.send(action, action_id=action_id)
+        except Reverted as error:
+            _log.info("job %s: %s refused: %s", self._tag, what, error.message)
+        else:
+            _log.info("job %s: %s sent", self._tag, what)
+            self.wake()
+
+    def _is_overdue(self, view: JobView) -> bool:
+        return self._tools.chain.follower.now_ts > view.deadline
+
+    # training
+
+    async def _train(self) -> None:
+        """Makes the missing segments; gives the job back where that is impossible."""
+        try:
+            await self._patiently(lambda: self._tools.executor.prepare(self.job))
+            done = await self._tools.records.last_segment(self.job.job_id)
+            for index in range(0 if done is None else done.index + 1, self.job.offer.segment_count):
+                await self._until_allowed(index)
+                await self._segment(index)
+            await self._note(phase="verifying", message="all segments are trained")
+        except TolseyError as error:
+            _log.error("job %s: cannot be trained: %s", self._tag, error.diagnostics())
+            await self._note(phase="failed", message=error.message)
+            self._giving_up = True
+            self.wake()
+
+    async def _segment(self, index: int) -> None:
+        window = index // self.job.offer.segments_per_window
+        await self._note(phase="training", message=f"segment {index} of window {window}")
+        record = await self._tools.executor.train(self.job, index)
+        await self._tools.records.add_segment(self.job.job_id, record)
+        _log.info("job %s: segment %d done, root %s", self._tag, index, record.output_root.hex()[:16])
+        if index + 1 == self.job.offer.window_segments(window).stop:
+            self.wake()
+
+    async def _until_allowed(self, index: int) -> None:
+        """Waits until the segment's window is at most `lookahead_windows` beyond the chain's."""
+        window = index // self.job.offer.segments_per_window
+        while self._view is None or window > self._view.window + self._tools.lookahead_windows:
+            await self._window.wait()
+
+    async def _patiently(self, step: Callable[[], Awaitable[None]]) -> None:
+        """Repeats a step that needs other peers until it is done; following ends the job when time is up."""
+        pause_s = RETRY_FIRST_S
+        while True:
+            try:
+                return await step()
+            except NetworkError as error:
+                _log.warning("job %s: %s; again in %.0f s", self._tag, error.message, pause_s)
+                await self._note(message=f"waiting for contents: {error.message}")
+            await trio.sleep(pause_s)
+            pause_s = min(RETRY_MOST_S, 2 * pause_s)
+
+    # the end
+
+    async def _let_go(self) -> None:
+        """Unpins every checkpoint but the last paid one, which the client may still want."""
+        view, offer = self._view, self.job.offer
+        paid = 0 if view is None else view.window
+        keep = offer.window_segments(paid - 1).stop - 1 if paid else -1
+        for record in await self._tools.records.segments(self.job.job_id):
+            if record.index != keep:
+                await trio.to_thread.run_sync(self._tools.blobs.unpin, record.checkpoint, pin_of(self.job.job_id))
+        await self._tools.executor.forget(self.job)
+        final = view is not None and view.state is State.COMPLETED
+        await self._note(
+            phase="done" if final else "failed",
+            state=State.CANCELLED if view is None or view.state is State.NONE else view.state,
+            closed_at=self._tools.chain.follower.now_ts,
+        )
+
+    async def _note(self, **values: object) -> None:
+        await self._tools.records.note(self.job.job_id, **values)
+        fresh = await self._tools.records.job(self.job.job_id)
+        assert fresh is not None, "a job's row is never deleted"
+        self.job = fresh
