@@ -152,6 +152,16 @@ class Host:
         if parsed:
             self.basic.get_peerstore().add_addrs(ID.from_string(peer_id), parsed, ADDRESS_TTL_S)
 
+    def stay_connected(self, addrs: Sequence[str]) -> None:
+        """Keeps trying to be connected to these peers while the host runs; call once everything is served.
+
+        Raises:
+            ConfigError: not a full multiaddr.
+        """
+        for addr in addrs:
+            peer_id_of(addr)
+            self._nursery.start_soon(_stay_connected, self, addr)
+
     async def disconnect(self, peer_id: str) -> None:
         """Closes every connection to the peer."""
         await self._swarm.close_peer(ID.from_string(peer_id))
@@ -315,8 +325,7 @@ async def open_host(
             async with trio.open_nursery() as nursery:
                 host = Host(basic, identity, limits, nursery)
                 nursery.start_soon(host.heartbeat)
-                for addr in bootstrap:
-                    nursery.start_soon(_stay_connected, host, addr)
+                host.stay_connected(bootstrap)
                 try:
                     yield host
                 finally:
