@@ -1,0 +1,58 @@
+"""Waiting for block time, and sending what must be sent although the line is bad.
+
+Deadlines of the market are block times; this file turns them into waits on blocks (never on the machine's clock alone)
+and tells how many real seconds are left, for giving work up in time. Next in the flow: duty.py.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import trio
+
+from tolsey.contracts.chain import Chain
+from tolsey.contracts.gateway import Action
+from tolsey.errors import ChainUnavailable, Reorged
+
+RETRY_FIRST_S, RETRY_MOST_S = 1.0, 30.0
+
+_log = logging.getLogger(__name__)
+
+
+class Clock:
+    """Block time of one chain."""
+
+    def __init__(self, chain: Chain) -> None:
+        self._chain = chain
+
+    @property
+    def now_ts(self) -> int:
+        """Time of the newest block that was followed, unix seconds."""
+        return self._chain.follower.now_ts
+
+    async def after(self, ts: int) -> None:
+        """Returns once a block later than `ts` was seen."""
+        while self.now_ts <= ts:
+            await self._chain.follower.wait_block()
+
+    def left_s(self, ts: int) -> float:
+        """Seconds until `ts` if blocks keep the time of clocks; 0 where it has passed."""
+        return float(max(0, ts - self.now_ts))
+
+    async def send(self, action: Action, action_id: str, *, until: int) -> None:
+        """Sends through the outbox, again and again while the endpoint is away and `until` has not passed.
+
+        Raises:
+            Reverted: the contract said no. ChainUnavailable: time is up.
+        """
+        pause_s = RETRY_FIRST_S
+        while True:
+            try:
+                await self._chain.sender.send(action, action_id=action_id)
+                return
+            except (ChainUnavailable, Reorged) as error:
+                if self.now_ts > until:
+                    raise
+                _log.warning("%s: %s; again in %.0f s", action.description, error.message, pause_s)
+            await trio.sleep(pause_s)
+            pause_s = min(RETRY_MOST_S, 2 * pause_s)

@@ -1,0 +1,83 @@
+"""What a verifier's owner decides: typed settings, each with its unit and the reason for its default.
+
+Values come from flags or the environment (`TOLSEY_…`); a bad one is refused here with the flag's name, never later in
+the middle of a duty. It holds no secrets: keys and passphrase are the wallet's business. Next in the flow: service.py.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from tolsey.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifierConfig:
+    """Settings of one verifier.
+
+    Attributes:
+        network: a network file. home: everything the verifier keeps; one running verifier per home.
+        listen: multiaddr to accept peers on. announce: multiaddrs to tell others instead (behind a NAT).
+        bootstrap: multiaddrs of peers to meet first; empty takes the network file's.
+        device: where torch runs, "cpu" or "cuda". threads: torch threads of the replaying child; part of the numerics
+            class, so 1 meets the most partners.
+        watch_all: also replay samples of windows it was not drawn for: unpaid, but a fault found there earns the
+            finder's share.
+        watch_samples: segments replayed in such a window.
+        max_segment_s: a replay that runs longer is killed (a worker cannot hang the verifier with one segment).
+        max_duties: windows and panels judged side by side; replays themselves run one at a time.
+        disk_quota_bytes: all fetched contents together. max_content_bytes: one fetched file.
+        faucet: take test dollars and gas from a local chain's faucet.
+        rpc_url: overrides the network file's endpoint.
+    """
+
+    network: str
+    home: Path
+    listen: str = "/ip4/127.0.0.1/tcp/0"
+    announce: tuple[str, ...] = ()
+    bootstrap: tuple[str, ...] = ()
+    device: str = "cpu"
+    threads: int = 1
+    watch_all: bool = False
+    watch_samples: int = 1
+    max_segment_s: int = 3_600
+    max_duties: int = 16
+    disk_quota_bytes: int = 64 << 30
+    max_content_bytes: int = 16 << 30
+    faucet: bool = False
+    rpc_url: str | None = None
+
+    def __post_init__(self) -> None:
+        _within("--threads", self.threads, 1, 1024)
+        _within("--watch-samples", self.watch_samples, 1, 1024)
+        _within("--max-segment (seconds)", self.max_segment_s, 1, 30 * 86_400)
+        _within("--max-duties", self.max_duties, 1, 1024)
+        _within("--disk-quota (bytes)", self.disk_quota_bytes, 1 << 20, 1 << 50)
+        _within("--max-content (bytes)", self.max_content_bytes, 1 << 20, 1 << 40)
+        if self.device not in ("cpu", "cuda") and not re.fullmatch(r"cuda:\d{1,2}", self.device):
+            raise ConfigError(f"--device is {self.device!r}; it is cpu, cuda or cuda:N", fix="--device cpu")
+
+    @property
+    def pid_file(self) -> Path:
+        """Holds the process id of the running verifier."""
+        return self.home / "verifier.pid"
+
+    @property
+    def status_file(self) -> Path:
+        """What the running verifier last said of itself (JSON); for `tolsey verifier status`."""
+        return self.home / "status.json"
+
+
+def default_home(network: str) -> Path:
+    """`$TOLSEY_HOME`, or the user's data folder by network name and role."""
+    if given := os.environ.get("TOLSEY_HOME"):
+        return Path(given)
+    return Path.home() / ".local" / "share" / "tolsey" / Path(network).stem / "verifier"
+
+
+def _within(name: str, value: int, least: int, most: int) -> None:
+    if not least <= value <= most:
+        raise ConfigError(f"{name} is {value}, allowed are {least} to {most}")

@@ -1,0 +1,209 @@
+"""Replay as a numbered procedure: what must hold before a word may be said against a worker.
+
+    0  class       this machine is of the offer's numerics class              else abstain: nobody's fault
+    1  spec        the trace's spec has the offer's hash and cut              else that source lies; ask another
+    2  leaves      the trace's leaves give the window root on chain           else that source lies; ask another
+    3  continuity  every segment starts where the one before it ended         else provable on chain, without a panel
+    4  inputs      program and data set have the hashes that the spec names   else unavailable
+    5  start       the checkpoint's state has the committed input root        else unavailable: it is not that state
+    6  replay      the child runs the segment's steps                         else abstain: it failed here
+    7  compare     equal roots                                                then the segment matches
+    8  again       a fresh process gives this machine's own root once more    else abstain: the fault may be ours
+    9  mismatch    only now
+
+Steps 1 and 2 happen where the trace comes in (trace.py); this file does the others. It never accuses on the strength of
+one run, of another class, or of bytes that could not be had. Next in the flow: duty.py seals what is found.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from tolsey.errors import CheckpointUnavailable, ClassMismatch
+from tolsey.protocol.content import ContentId
+from tolsey.protocol.job import JobSpec
+from tolsey.protocol.lifecycle import Verdict
+from tolsey.protocol.offer import Offer
+from tolsey.protocol.units import ClassId, StateRoot
+from tolsey.verifier.compare import Finding, compare
+from tolsey.verifier.trace import CheckedTrace, break_in
+
+_log = logging.getLogger(__name__)
+
+
+class ReplayFailed(ClassMismatch):
+    """This machine could not run the segment to its end: no word on the worker follows from that."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """The files a job's segments are run from, all checked against their content ids.
+
+    Attributes:
+        program: the program file. dataset: the manifest. files: the manifest's files in its order.
+    """
+
+    spec: JobSpec
+    program: Path
+    dataset: Path
+    files: tuple[Path, ...]
+    initial_tensors: Path | None = None
+
+
+class Bench(Protocol):
+    """The machine's child process; runs one thing at a time (bench.py)."""
+
+    @property
+    def class_id(self) -> ClassId:
+        """Of this machine, measured in the child."""
+
+    @property
+    def fingerprint(self) -> bytes:
+        """Canonical JSON of what the class id hashes."""
+
+    async def root_of(self, inputs: Inputs, checkpoint: Path | None) -> StateRoot:
+        """State root of a checkpoint file, or of the job's initial state for None.
+
+        Raises:
+            CheckpointUnavailable: the file is not a state of this job. ReplayFailed: the child cannot run the job.
+        """
+
+    async def replay(self, inputs: Inputs, segment: int, start: Path | None, *, fresh: bool) -> StateRoot:
+        """Root of the state after the segment; `fresh` runs it in a new process.
+
+        Raises:
+            ReplayFailed: it did not come to an end.
+        """
+
+
+class Source(Protocol):
+    """Where files come from (fetch.py); raises CheckpointUnavailable where nobody serves what is committed."""
+
+    async def inputs(self, spec: JobSpec) -> Inputs: ...
+
+    async def checkpoint(self, content_id: ContentId) -> Path: ...
+
+
+def class_refusal(offer: Offer, bench: Bench) -> str | None:
+    """Step 0: the reason why this machine may not judge the job, or None."""
+    if bench.class_id == offer.class_id:
+        return None
+    return f"this machine is of class {bench.class_id.hex()[:16]}, the job of {offer.class_id.hex()[:16]}"
+
+
+def cut_refusal(spec: JobSpec, offer: Offer) -> str | None:
+    """Step 1, beyond the hash: the reason why spec and offer are not of one job, or None."""
+    ours = (spec.class_id, spec.segment_count, spec.segments_per_window)
+    if ours == (offer.class_id, offer.segment_count, offer.segments_per_window):
+        return None
+    return (
+        f"the spec has {spec.segment_count} segments in windows of {spec.segments_per_window} for class "
+        f"{spec.class_id.hex()[:8]}, the offer {offer.segment_count} in windows of {offer.segments_per_window} for "
+        f"{offer.class_id.hex()[:8]}"
+    )
+
+
+class Replay:
+    """Judges segments of one window with one bench and one source.
+
+    Args:
+        offer: the job's terms. trace: the window, checked (steps 1 and 2). before: where the window must start.
+    """
+
+    def __init__(
+        self, bench: Bench, source: Source, *, offer: Offer, trace: CheckedTrace, before: StateRoot | None
+    ) -> None:
+        self._bench = bench
+        self._source = source
+        self._offer = offer
+        self._trace = trace
+        self._before = before
+        self._matched: set[int] = set()
+        self.at: int | None = None
+        """The segment whose checkpoint is asked for or replayed now; None while the job's inputs are."""
+
+    async def judge(self, segments: list[int]) -> Finding:
+        """What is to be said of these segments; those that matched in an earlier call are not run again.
+
+        Raises:
+            CheckpointUnavailable: steps 4 or 5 lack a file now; call again with more patience.
+        """
+        # 0 class
+        if (why := class_refusal(self._offer, self._bench)) is not None:
+            return Finding(kind=Verdict.ABSTAIN, reason=why)
+        # 1 spec (its hash was compared in trace.py)
+        if (why := cut_refusal(self._trace.spec, self._offer)) is not None:
+            return Finding(kind=Verdict.ABSTAIN, reason=why)
+        # 3 continuity
+        if (broken := break_in(self._trace, self._before)) is not None:
+            reason = f"segment {broken} does not start where the one before it ended"
+            return Finding(kind=Verdict.MISMATCH, segment=broken, is_break=True, has_opening=True, reason=reason)
+        # 4 inputs
+        self.at = None
+        inputs = await self._source.inputs(self._trace.spec)
+        for segment in segments:
+            if segment not in self._matched:
+                self.at = segment
+                try:
+                    finding = await self._segment(inputs, segment)
+                except ReplayFailed as error:
+                    return Finding(kind=Verdict.ABSTAIN, segment=segment, reason=error.message)
+                if finding.kind is not Verdict.MATCH:
+                    return finding
+                self._matched.add(segment)
+        return Finding(kind=Verdict.MATCH, has_opening=True, reason=f"segments {segments} match")
+
+    async def _segment(self, inputs: Inputs, segment: int) -> Finding:
+        entry = self._trace.entry(segment)
+        # 5 start
+        start = await start_of(
+            self._bench, self._source, inputs, segment, self._trace.start_of(segment), entry.input_root
+        )
+        # 6 replay
+        replayed = await self._bench.replay(inputs, segment, start, fresh=False)
+        # 7 compare
+        again = None
+        if replayed != entry.output_root:
+            # 8 again
+            _log.warning("segment %d gave %s, committed is %s: running it again in a fresh process",
+                         segment, replayed.hex()[:16], entry.output_root.hex()[:16])  # fmt: skip
+            again = await self._bench.replay(inputs, segment, start, fresh=True)
+        verdict = compare(entry.output_root, replayed, again)
+        if verdict is Verdict.MATCH:
+            return Finding(kind=verdict)
+        if verdict is Verdict.ABSTAIN:
+            told = "nothing" if again is None else again.hex()[:16]
+            reason = f"segment {segment} gave {replayed.hex()[:16]}, then {told}: it is not reproducible on this machine"
+            return Finding(kind=verdict, segment=segment, reason=reason)
+        # 9 mismatch
+        reason = f"segment {segment} gives {replayed.hex()[:16]}, committed is {entry.output_root.hex()[:16]}"
+        return Finding(kind=verdict, segment=segment, replayed_root=replayed, has_opening=True, reason=reason)
+
+
+async def start_of(
+    bench: Bench, source: Source, inputs: Inputs, segment: int, content_id: ContentId | None, input_root: StateRoot
+) -> Path | None:
+    """Step 5: the file a segment starts from, once its state has the committed root; None for the initial state.
+
+    Raises:
+        CheckpointUnavailable: nobody serves it, or what is served under its content id is another state.
+        ReplayFailed: the initial state of the spec is not the one the offer names: no honest run can exist here.
+    """
+    if segment == 0:
+        if (got := await bench.root_of(inputs, None)) != input_root:
+            raise ReplayFailed(
+                f"the spec's initial state has root {got.hex()[:16]} here, the offer says {input_root.hex()[:16]}"
+            )
+        return None
+    if content_id is None:
+        raise CheckpointUnavailable(f"the trace names no checkpoint before segment {segment}")
+    start = await source.checkpoint(content_id)
+    if (got := await bench.root_of(inputs, start)) != input_root:
+        raise CheckpointUnavailable(
+            f"the checkpoint served for segment {segment} has root {got.hex()[:16]}, "
+            f"committed is {input_root.hex()[:16]}"
+        )
+    return start
