@@ -8,7 +8,7 @@ here, and what cannot be fixed (which CPU or GPU, which library versions) goes i
 
 Two machines compare bits only where their class ids are equal; a mismatch between classes is nobody's fault.
 
-`ENVIRONMENT` must be set before torch is imported: child_client.py starts the child with it, and child.py checks.
+environment.ENVIRONMENT must be set before torch is imported: child_client.py starts the child with it, child.py checks.
 Next in the flow: segment.py.
 """
 
@@ -23,28 +23,9 @@ import torch
 
 from tolsey.errors import LocalViolation, SpecInvalid
 from tolsey.protocol.encoding import TAG_CLASS, canonical_json, keccak256, tag
+from tolsey.runtime.environment import THREADS, wrong_variables
 
 PROFILES: Final = ("pinned",)
-THREADS: Final = 1
-
-ENVIRONMENT: Final = {
-    "OMP_NUM_THREADS": str(THREADS),
-    "MKL_NUM_THREADS": str(THREADS),
-    "OPENBLAS_NUM_THREADS": str(THREADS),
-    "MKL_DYNAMIC": "FALSE",
-    "MKL_CBWR": "AUTO",
-    "OMP_DYNAMIC": "FALSE",
-    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
-    "NVIDIA_TF32_OVERRIDE": "0",
-    "PYTHONHASHSEED": "0",
-}
-FOREIGN: Final = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "LD_PRELOAD")
-"""Variables that would change bits behind our back; removed from the child's environment."""
-
-
-def child_environment(base: dict[str, str]) -> dict[str, str]:
-    """`base` with everything that steers numerics pinned."""
-    return {name: value for name, value in base.items() if name not in FOREIGN} | ENVIRONMENT
 
 
 def pin(profile: str) -> None:
@@ -167,6 +148,5 @@ def _driver() -> str:
 
 
 def missing_environment() -> list[str]:
-    """Variables of ENVIRONMENT that this process was not started with, and FOREIGN ones that it was."""
-    missing = [name for name, value in ENVIRONMENT.items() if os.environ.get(name) != value]
-    return missing + [name for name in FOREIGN if name in os.environ]
+    """Variables that this process was started with wrongly (environment.py)."""
+    return wrong_variables(os.environ)

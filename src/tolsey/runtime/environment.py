@@ -1,0 +1,40 @@
+"""Environment variables that must stand before torch is imported: the half of determinism.py that a parent needs.
+
+It imports no torch. Next in the flow: child_client.py starts the child with it; determinism.py checks it there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+THREADS: Final = 1
+"""Threads of a pinned process: thread count changes sums, and with them bits, from the first step on."""
+
+ENVIRONMENT: Final = {
+    "OMP_NUM_THREADS": str(THREADS),
+    "MKL_NUM_THREADS": str(THREADS),
+    "OPENBLAS_NUM_THREADS": str(THREADS),
+    "MKL_DYNAMIC": "FALSE",
+    "MKL_CBWR": "AUTO",
+    "OMP_DYNAMIC": "FALSE",
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+    "NVIDIA_TF32_OVERRIDE": "0",
+    "PYTHONHASHSEED": "0",
+}
+FOREIGN: Final = (
+    "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ONEDNN_DEFAULT_FPMATH_MODE",
+    "MKL_ENABLE_INSTRUCTIONS", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "LD_PRELOAD", "PYTHONPATH",
+)
+"""Variables that would change bits (or code) behind our back; the child does not inherit them."""
+
+
+def child_environment(base: Mapping[str, str]) -> dict[str, str]:
+    """`base` with everything that steers numerics pinned."""
+    return {name: value for name, value in base.items() if name not in FOREIGN} | ENVIRONMENT
+
+
+def wrong_variables(environment: Mapping[str, str]) -> list[str]:
+    """Variables of ENVIRONMENT that are not as they must be, and FOREIGN ones that are set."""
+    wrong = [name for name, value in ENVIRONMENT.items() if environment.get(name) != value]
+    return wrong + [name for name in FOREIGN if name in environment]
