@@ -8,8 +8,8 @@ What it promises beyond stock py-evm (each a test in tests/contracts/test_chain_
 `block.prevrandao` inside a transaction is the header's mixHash; a revert's bytes reach the caller as `error.data`;
 logs and transactions are found through an index, so history stays cheap; calls run at the time of the next block.
 
-Order of reading: genesis.py (who is rich), store.py (SQLite), shapes.py (JSON-RPC forms), engine.py (blocks and
-calls), rpc.py (methods), server.py (HTTP), __main__.py (the process).
+Order of reading: genesis.py (who is rich), store.py (SQLite), shapes.py (JSON-RPC forms), calls.py (running without
+mining), pool.py (what waits), engine.py (blocks), rpc.py (methods), server.py (HTTP), __main__.py (the process).
 """
 
 from __future__ import annotations

@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import rlp  # type: ignore[import-untyped]  # ships no types
@@ -23,48 +22,15 @@ from eth.consensus.applier import ConsensusApplier
 from eth.consensus.noproof import NoProofConsensus
 from eth.constants import POST_MERGE_DIFFICULTY, POST_MERGE_NONCE
 from eth.db.atomic import AtomicDB
-from eth.exceptions import Revert, VMError
 from eth.vm.forks.cancun import CancunVM
 from eth.vm.forks.cancun.blocks import CancunBlockHeader
-from eth.vm.spoof import SpoofTransaction
 from eth_keys.datatypes import PrivateKey
-from eth_utils.exceptions import ValidationError
 
 from tolsey.contracts.devchain import shapes
+from tolsey.contracts.devchain.calls import Call, Refused, least_gas, output_of, unsigned
 from tolsey.contracts.devchain.genesis import CHAIN_ID, DEV_BALANCE_WEI, GAS_LIMIT, dev_keys
+from tolsey.contracts.devchain.pool import Pool
 from tolsey.contracts.devchain.store import ChainStore
-
-POOL_LIMIT = 1024
-SIGNED_RAW_LIMIT_BYTES = 256 * 1024
-"""Largest signed transaction; geth's pool allows 128 KiB, contract creations need less."""
-PRICE_BUMP = 1.1
-"""A replacement must offer this much more per gas (geth's default)."""
-
-
-class Refused(Exception):
-    """A request that the chain answers with an error.
-
-    Args:
-        message: what a node would say (web3 libraries match on some of these words).
-        code: JSON-RPC code; 3 stands for a revert.
-        revert_data: the bytes the contract reverted with, None where nothing reverted.
-    """
-
-    def __init__(self, message: str, *, code: int = -32000, revert_data: bytes | None = None) -> None:
-        super().__init__(message)
-        self.code = code
-        self.revert_data = revert_data
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
-    """What eth_call and eth_estimateGas are asked to run; `gas` None for all that a block has."""
-
-    sender: bytes
-    to: bytes
-    value_wei: int
-    data: bytes
-    gas: int | None = None
 
 
 def _chain_class() -> type[MiningChain]:
@@ -77,6 +43,7 @@ class Engine:
 
     def __init__(self, store: ChainStore, *, clock: Callable[[], float] = time.time) -> None:
         self.store = store
+        self.pool = Pool(store)
         self.automine = True
         self._clock = clock
         self._next_timestamp: int | None = None
@@ -114,70 +81,27 @@ class Engine:
 
     def pending_nonce(self, sender: bytes) -> int:
         """The nonce after all transactions of `sender` that are mined or can be mined next."""
-        nonce: int = self.state(None).get_nonce(sender)
-        rows = self.store.sql.execute("SELECT nonce FROM pool WHERE sender = ? ORDER BY nonce", (sender,))
-        for (waiting,) in rows.fetchall():
-            if waiting == nonce:
-                nonce += 1
-        return nonce
-
-    def pooled(self, tx_hash: bytes) -> Any | None:
-        """A waiting transaction by hash."""
-        row = self.store.sql.execute("SELECT raw FROM pool WHERE hash = ?", (tx_hash,)).fetchone()
-        return None if row is None else self._decode(row[0])
+        return self.pool.next_nonce(sender, self.state(None).get_nonce(sender))
 
     # running without mining
 
     def call(self, call: Call, number: int | None) -> bytes:
-        """What the call returns; nothing is kept.
-
-        Raises:
-            Refused: it reverted (with its data), ran out of gas, or the sender lacks the value.
-        """
-        _, computation = self._run(call, number, call.gas or GAS_LIMIT)
-        _raise_failure(computation)
-        return bytes(computation.output)
+        """What the call returns on block `number`, or on the next one; nothing is kept."""
+        return output_of(call, lambda: self._free_state(number))
 
     def estimate_gas(self, call: Call, number: int | None) -> int:
-        """The smallest gas limit with which the call succeeds.
-
-        The gas a run uses before refunds is a lower bound, and nearly always enough; where code asks how much gas is
-        left (63/64 rule), the answer is found by halving.
-        """
-        most = call.gas or GAS_LIMIT
-        used, computation = self._run(call, number, most)
-        _raise_failure(computation)
-        low, high = used - 1, most
-        for guess in (used, min(most, (used + 2300) * 64 // 63 + 1)):
-            if self._succeeds(call, number, guess):
-                high = guess
-                break
-            low = guess
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (low, middle) if self._succeeds(call, number, middle) else (middle, high)
-        return high
+        """The smallest gas limit with which the call succeeds there."""
+        return least_gas(call, lambda: self._free_state(number))
 
     # changing
 
     def send(self, raw: bytes) -> bytes:
         """Takes a signed transaction, mines what can be mined, and gives its hash."""
-        if len(raw) > SIGNED_RAW_LIMIT_BYTES:
-            raise Refused(f"transaction of {len(raw)} bytes, allowed are {SIGNED_RAW_LIMIT_BYTES}")
-        try:
-            transaction = self._decode(raw)
-            transaction.validate()
-            sender = bytes(transaction.sender)
-        except Exception as cause:  # rlp, eth-keys and py-evm raise a dozen kinds for garbage
-            raise Refused(f"malformed transaction: {cause}") from cause
-        self._admit(transaction, sender)
+        state = self.state(None)
+        transaction = self.pool.check(raw, state, self.pending_header().base_fee_per_gas)
         with self.store.transaction():
-            self.store.sql.execute("DELETE FROM pool WHERE sender = ? AND nonce = ?", (sender, transaction.nonce))
-            self.store.sql.execute(
-                "INSERT INTO pool (sender, nonce, hash, raw) VALUES (?, ?, ?, ?)",
-                (sender, transaction.nonce, transaction.hash, raw),
-            )
-            if self.automine and transaction.nonce == self.state(None).get_nonce(sender):
+            self.pool.put(transaction, raw)
+            if self.automine and transaction.nonce == state.get_nonce(transaction.sender):
                 self._mine()
         return bytes(transaction.hash)
 
@@ -188,7 +112,7 @@ class Engine:
             raise Refused(f"0x{call.sender.hex()} is not an account of this chain; sign it and send it raw")
         gas = call.gas or self.estimate_gas(call, None)
         fee = 2 * self.pending_header().base_fee_per_gas + 10**9
-        return bytes(self._unsigned(call, nonce, gas, fee).as_signed_transaction(key).encode())
+        return bytes(unsigned(call, nonce, gas, fee).as_signed_transaction(key).encode())
 
     def mine(self, *, timestamp: int | None = None) -> None:
         """Mines one block of whatever can run, at `timestamp` where given."""
@@ -226,7 +150,7 @@ class Engine:
         with self.store.transaction():
             self.store.drop_blocks_above(found[0])
             self.store.sql.execute("DELETE FROM snapshot WHERE id >= ?", (snapshot_id,))
-            self.store.sql.execute("DELETE FROM pool")
+            self.pool.clear()
             self.store.set_meta("offset_s", str(found[1]))
         self._next_timestamp = None
         return True
@@ -261,6 +185,9 @@ class Engine:
             raise Refused(f"block {number} not found, the newest is {self.store.head_number()}")
         return bytes(row[0])
 
+    def _free_state(self, number: int | None) -> Any:
+        return self._chain.get_vm(self.header(number).copy(base_fee_per_gas=0)).state
+
     def _begin_header(self, timestamp: int | None = None) -> Any:
         parent = self.head
         if timestamp is None:
@@ -279,45 +206,6 @@ class Engine:
         with self.store.transaction():
             self.store.set_meta("offset_s", str(offset_s))
 
-    def _decode(self, raw: bytes) -> Any:
-        return CancunVM.get_transaction_builder().decode(raw)
-
-    def _admit(self, transaction: Any, sender: bytes) -> None:
-        """The checks of a node's pool, in geth's order and words."""
-        if shapes.type_of(transaction) > 2:
-            raise Refused(f"transaction type {shapes.type_of(transaction)} not supported, types 0 to 2 are")
-        if transaction.chain_id != CHAIN_ID:
-            raise Refused(f"invalid chain id for signer: have {transaction.chain_id} want {CHAIN_ID}")
-        if transaction.gas > GAS_LIMIT:
-            raise Refused(f"exceeds block gas limit: {transaction.gas} > {GAS_LIMIT}")
-        if transaction.gas < transaction.intrinsic_gas:
-            raise Refused(f"intrinsic gas too low: gas {transaction.gas}, minimum needed {transaction.intrinsic_gas}")
-        state = self.state(None)
-        if transaction.nonce < state.get_nonce(sender):
-            raise Refused(f"nonce too low: next nonce {state.get_nonce(sender)}, tx nonce {transaction.nonce}")
-        cost = transaction.gas * transaction.max_fee_per_gas + transaction.value
-        if state.get_balance(sender) < cost:
-            balance = state.get_balance(sender)
-            raise Refused(f"insufficient funds for gas * price + value: balance {balance}, tx cost {cost}")
-        base_fee = self.pending_header().base_fee_per_gas
-        if transaction.max_fee_per_gas < base_fee:
-            raise Refused(
-                f"max fee per gas less than block base fee: maxFeePerGas: {transaction.max_fee_per_gas}, "
-                f"baseFee: {base_fee}"
-            )
-        rival = self.store.sql.execute(
-            "SELECT raw FROM pool WHERE sender = ? AND nonce = ?", (sender, transaction.nonce)
-        ).fetchone()
-        if rival is None:
-            if self.store.sql.execute("SELECT count(*) FROM pool").fetchone()[0] >= POOL_LIMIT:
-                raise Refused(f"txpool is full: {POOL_LIMIT} transactions wait")
-            return
-        waiting = self._decode(rival[0])
-        if waiting.hash == transaction.hash:
-            raise Refused("already known")
-        if transaction.max_fee_per_gas < waiting.max_fee_per_gas * PRICE_BUMP:
-            raise Refused("replacement transaction underpriced")
-
     def _mine(
         self, *, timestamp: int | None = None, change: Callable[[Any], None] | None = None, take_pool: bool = True
     ) -> None:
@@ -328,7 +216,7 @@ class Engine:
             change(vm.state)
         transactions: list[Any] = []
         receipts: list[Any] = []
-        for transaction in self._runnable(vm) if take_pool else ():
+        for transaction in self.pool.runnable(vm) if take_pool else ():
             if header.gas_used + transaction.gas > header.gas_limit:
                 continue
             receipt, _ = vm.apply_transaction(header, transaction)
@@ -343,77 +231,11 @@ class Engine:
             [shapes.transaction_json(transaction, mined, place) for place, transaction in enumerate(transactions)],
             shapes.receipts_json(mined, transactions, receipts),
         )
-        self.store.sql.executemany("DELETE FROM pool WHERE hash = ?", [(each.hash,) for each in transactions])
+        self.pool.drop([transaction.hash for transaction in transactions])
         if timestamp is not None or self._next_timestamp is not None:
             self.store.set_meta("offset_s", str(mined.timestamp - int(self._clock())))
             self._next_timestamp = None
 
-    def _runnable(self, vm: Any) -> Iterator[Any]:
-        """Waiting transactions by arrival, each once its nonce is due; those that cannot run any more are dropped."""
-        waiting = self.store.sql.execute("SELECT hash, raw FROM pool ORDER BY arrival").fetchall()
-        progress = True
-        while progress:
-            progress, still = False, []
-            for tx_hash, raw in waiting:
-                transaction = self._decode(raw)
-                due = vm.state.get_nonce(transaction.sender)
-                if transaction.nonce > due:
-                    still.append((tx_hash, raw))
-                    continue
-                try:
-                    vm.state.validate_transaction(transaction)
-                except ValidationError:
-                    self.store.sql.execute("DELETE FROM pool WHERE hash = ?", (tx_hash,))
-                    continue
-                yield transaction
-                progress = True
-            waiting = still
-
-    def _unsigned(self, call: Call, nonce: int, gas: int, fee_wei: int) -> Any:
-        return CancunVM.get_transaction_builder().new_unsigned_dynamic_fee_transaction(  # type: ignore[attr-defined]
-            chain_id=CHAIN_ID, nonce=nonce, max_priority_fee_per_gas=min(fee_wei, 10**9), max_fee_per_gas=fee_wei,
-            gas=gas, to=call.to, value=call.value_wei, data=call.data, access_list=(),
-        )
-
-    def _run(self, call: Call, number: int | None, gas: int) -> tuple[int, Any]:
-        """Gas used before refunds, and py-evm's computation; free of charge, as eth_call is everywhere."""
-        if gas > GAS_LIMIT:
-            raise Refused(f"gas {gas} is above the block's {GAS_LIMIT}")
-        state: Any = self._chain.get_vm(self.header(number).copy(base_fee_per_gas=0)).state
-        nonce = state.get_nonce(call.sender)
-        spoofed = SpoofTransaction(self._unsigned(call, nonce, gas, 0), from_=call.sender)
-        if gas < spoofed.intrinsic_gas:
-            raise Refused(f"intrinsic gas too low: gas {gas}, minimum needed {spoofed.intrinsic_gas}")
-        balance = state.get_balance(call.sender)
-        if balance < call.value_wei:
-            raise Refused(f"insufficient funds for transfer: balance {balance}, value {call.value_wei}")
-        computation = state.apply_transaction(spoofed)
-        return gas - computation.get_gas_remaining(), computation
-
-    def _succeeds(self, call: Call, number: int | None, gas: int) -> bool:
-        try:
-            return not self._run(call, number, gas)[1].is_error
-        except Refused:
-            return False
-
 
 def _read_header(database: Any, block_hash: bytes) -> Any:
     return rlp.decode(database[block_hash], sedes=CancunBlockHeader)
-
-
-def _raise_failure(computation: Any) -> None:
-    if not computation.is_error:
-        return
-    error: VMError = computation.error
-    if isinstance(error, Revert):
-        revert_data = bytes(computation.output)
-        raise Refused(f"execution reverted{_reason(revert_data)}", code=3, revert_data=revert_data)
-    raise Refused(f"execution failed: {type(error).__name__} {error}".rstrip())
-
-
-def _reason(revert_data: bytes) -> str:
-    """`: words` of a Solidity Error(string), as anvil puts it into the message."""
-    if revert_data[:4] != b"\x08\xc3\x79\xa0":
-        return ""
-    length = int.from_bytes(revert_data[36:68], "big")
-    return ": " + revert_data[68 : 68 + min(length, 1024)].decode(errors="replace")

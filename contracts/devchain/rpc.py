@@ -12,7 +12,8 @@ from typing import Any
 from eth_utils.address import to_checksum_address
 
 from tolsey.contracts.devchain import shapes
-from tolsey.contracts.devchain.engine import Call, Engine, Refused
+from tolsey.contracts.devchain.calls import Call, Refused
+from tolsey.contracts.devchain.engine import Engine
 from tolsey.contracts.devchain.genesis import CHAIN_ID
 from tolsey.contracts.devchain.store import MAX_LOGS, Json
 
@@ -123,7 +124,7 @@ class Rpc:
         mined = self.engine.store.transaction_of(raw)
         if mined is not None:
             return mined
-        waiting = self.engine.pooled(raw)
+        waiting = self.engine.pool.find(raw)
         return None if waiting is None else shapes.transaction_json(waiting, None)
 
     def logs(self, wanted: Json) -> list[Json]:

@@ -13,7 +13,8 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
 
-from tolsey.contracts.devchain.engine import Engine, Refused
+from tolsey.contracts.devchain.calls import Refused
+from tolsey.contracts.devchain.engine import Engine
 from tolsey.contracts.devchain.rpc import Rpc
 
 MAX_REQUEST_BYTES = 8 << 20

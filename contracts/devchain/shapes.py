@@ -1,7 +1,7 @@
 """The JSON-RPC forms of headers, transactions and receipts (execution-apis, as anvil prints them).
 
 Only shapes: no lookup, no decision. Quantities are hex without leading zeros, data is hex of full length. Next:
-engine.py, which makes what is formatted here.
+calls.py.
 """
 
 from __future__ import annotations

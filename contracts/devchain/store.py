@@ -5,7 +5,7 @@ before its answer leaves, or it never was. `kv` only grows (state is content-add
 is deleting index rows above a block.
 
 A second process on the same file is refused: SQLite's exclusive locking mode is held for life and ends with the
-process, however it ends. Next: engine.py, which mines into this.
+process, however it ends. Next: shapes.py.
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +18,6 @@ from tolsey.errors import ConfigError, LocalViolation, StorageError
 from tolsey.storage.engine import Database
 from tolsey.storage.migrating import HISTORY
 from tolsey.storage.tables import metadata, settings
-
-POSTGRES_URL = os.environ.get("TOLSEY_TEST_POSTGRES")
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
-    if request.param == "sqlite":
-        opened = Database.open(tmp_path / "node.sqlite")
-    elif POSTGRES_URL is None:
-        pytest.skip("set TOLSEY_TEST_POSTGRES to the URL of an empty database")
-    else:
-        opened = Database.open(POSTGRES_URL)
-        opened.write_now(lambda session: session.execute(sa.delete(settings)) and None)
-    yield opened
-    opened.close()
 
 
 def add_one(session: Session, key: str = "n") -> int:
@@ -171,7 +155,8 @@ def test_open_twice_names_the_holder(tmp_path: Path) -> None:
 
 
 def test_open_after_holder_was_killed_needs_no_cleaning(tmp_path: Path) -> None:
-    code = "import sys; from tolsey.storage.engine import Database as D; D.open(sys.argv[1]); print(1, flush=1); input()"
+    code = "import sys; from tolsey.storage.engine import Database; Database.open(sys.argv[1])"
+    code += "; print(1, flush=True); input()"
     holder = subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path / "node.sqlite")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )

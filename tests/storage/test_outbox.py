@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -272,9 +271,7 @@ def test_cursor_moves(session: Session) -> None:
     assert chain_log.cursor(session, CHAIN, "market") == (6, hash_of(6))
 
 
-def test_column_types_refuse_what_does_not_fit(tmp_path: Path) -> None:
-    database = Database.open(tmp_path / "node.sqlite")
-
+def test_column_types_refuse_what_does_not_fit(database: Database) -> None:
     def bad(session: Session, to: bytes, value_wei: int) -> Any:
         return outbox.put(session, "a", chain_id=CHAIN, to=to, data=b"", value_wei=value_wei)
 
@@ -284,4 +281,15 @@ def test_column_types_refuse_what_does_not_fit(tmp_path: Path) -> None:
     assert database.write_now(bad, MARKET, 2**256 - 1) is True
     action = database.read_now(outbox.find, "a")
     assert action is not None and action.value_wei == 2**256 - 1
-    database.close()
+
+
+def test_course_of_an_action_on_every_database(database: Database) -> None:
+    database.write_now(put, "a")
+    tx_hash = database.write_now(sign, "a", 7)
+    database.write_now(outbox.mark_sent, tx_hash)
+    assert [each.action_id for each in database.read_now(outbox.in_flight, CHAIN)] == ["a"]
+    database.write_now(outbox.mark_mined, tx_hash, block_number=2**40, block_hash=hash_of(5), ok=True)
+    action = database.read_now(outbox.find_by_hash, tx_hash)
+    assert action is not None
+    assert (action.state, action.block_number, action.block_hash) == ("mined", 2**40, hash_of(5))
+    assert action.attempts[0].raw == b"raw" + tx_hash and action.to == MARKET

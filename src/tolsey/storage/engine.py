@@ -16,7 +16,9 @@ followed by a write never fails with "database is locked". No network file syste
 
 from __future__ import annotations
 
+import random
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -38,7 +40,8 @@ T = TypeVar("T")
 READERS = 4
 POSTGRES_WRITERS = 4
 BUSY_MS = 30_000
-SERIALIZATION_RETRIES = 10
+SERIALIZATION_RETRIES = 12
+"""With the pauses between them 8 s at the most (a guess); six threads that write one row get through."""
 _RETRY_STATES = ("40001", "40P01")  # serialization_failure, deadlock_detected
 
 
@@ -119,12 +122,13 @@ class Database:
             sqlalchemy.exc.IntegrityError: `work` broke a constraint; for `work`'s author to expect or to fix.
         """
         with self._turn:
-            for _ in range(SERIALIZATION_RETRIES):
+            for attempt in range(SERIALIZATION_RETRIES):
                 try:
                     return self._run(self._write_engine, work, *args, **kwargs)
                 except sa.exc.OperationalError as cause:
                     if getattr(cause.orig, "sqlstate", None) not in _RETRY_STATES:
                         raise _storage_error(self._engine, cause) from cause
+                time.sleep(random.uniform(0, 0.002 * 2**attempt))
             raise StorageError(f"a transaction was undone {SERIALIZATION_RETRIES} times by others on the same rows")
 
     def read_now(self, work: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
