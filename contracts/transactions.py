@@ -10,7 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from eth_account.typed_transactions.typed_transaction import TypedTransaction
 from eth_utils.address import to_checksum_address
+from hexbytes import HexBytes
 
 from tolsey.contracts.actions import Action
 from tolsey.contracts.blocks import Blocks
@@ -102,9 +104,10 @@ class Transactions:
             raise ConfigError("sending needs a wallet, and none is open", fix="tolsey wallet create")
         return self._wallet
 
-    def mined_nonce(self) -> int:
-        """The nonce after all mined transactions of the wallet."""
-        return self._rpc.number("eth_getTransactionCount", self.wallet.account, "latest")
+    def mined_nonce(self, depth: int = 0) -> int:
+        """The nonce after all transactions of the wallet in blocks with `depth` others on top."""
+        at = "latest" if depth == 0 else hex(max(0, self._blocks.newest().number - depth))
+        return self._rpc.number("eth_getTransactionCount", self.wallet.account, at)
 
     def next_nonce(self) -> int:
         """The nonce after all transactions that the node knows, waiting ones included."""
@@ -253,3 +256,9 @@ class Transactions:
 
     def _no_ether(self, message: str) -> InsufficientFunds:
         return InsufficientFunds(message, fix=f"send ETH to {self.wallet.account} on chain {self._chain_id}")
+
+
+def gas_and_fees(raw: bytes) -> tuple[int, Fees]:
+    """Gas limit and fees of signed bytes that `Transactions.sign` made."""
+    fields = TypedTransaction.from_bytes(HexBytes(raw)).as_dict()
+    return fields["gas"], Fees(max_fee_wei=fields["maxFeePerGas"], tip_wei=fields["maxPriorityFeePerGas"])
