@@ -111,9 +111,8 @@ def apply() -> None:
     _patch(yamux.Yamux, "_write_frame", _write_frame)
     _patch(Swarm, "close_peer", _close_peer)
     _patch(Swarm, "dial_peer", _dial_peer)
-    library_log = logging.getLogger("libp2p")
-    if library_log.level == logging.NOTSET:  # it warns at each ordinary end of a stream
-        library_log.setLevel(logging.CRITICAL)
+    if not os.environ.get("LIBP2P_DEBUG"):  # it warns at each ordinary end of a stream, and at each frame of a flood
+        logging.getLogger("libp2p").setLevel(logging.CRITICAL)
     _applied = True
 
 

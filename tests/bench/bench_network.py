@@ -1,0 +1,469 @@
+"""What the network room costs, measured: `python tests/bench/bench_network.py [--quick] [--only NAME,…]`.
+
+Prints a table of figure, target and verdict; a missed target is printed like a met one and sets exit code 1.
+Each transfer runs in two processes, ours and plain trio TCP in turn, and the ratio is the median over the runs, so
+that a busy machine slows both sides of it. Targets: docs of the network room, "Targets for the product".
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import trio
+
+from tolsey.network.discovery import open_discovery
+from tolsey.network.gossip import open_gossip
+from tolsey.network.host import Host, Identity, open_host
+from tolsey.network.rpc import Rpc, serve
+from tolsey.network.transfer import UploadCaps, fetch, serve_content
+from tolsey.protocol.content import CHUNK_BYTES, ContentId, Manifest, manifest_of
+from tolsey.testing import hostile_peers as hostile
+
+MB = 1_000_000
+BOOK = Rpc(protocol="/tolsey/book/1", max_request_bytes=100, max_reply_bytes=2000)
+Row = tuple[str, str, str, bool]
+
+
+class FileStore:
+    """One file, served as it lies."""
+
+    def __init__(self, path: Path) -> None:
+        self._fd = os.open(path, os.O_RDONLY)
+        size = os.fstat(self._fd).st_size
+        self.held = manifest_of(os.pread(self._fd, CHUNK_BYTES, at) for at in range(0, size, CHUNK_BYTES))
+
+    def manifest(self, content_id: ContentId) -> Manifest | None:
+        return self.held if content_id == self.held.content_id else None
+
+    def read_chunk(self, content_id: ContentId, index: int) -> bytes:
+        return os.pread(self._fd, CHUNK_BYTES, index * CHUNK_BYTES)
+
+
+def peak_rss_mb() -> float:
+    """The most memory that this process ever had resident, in MiB."""
+    return _status("VmHWM")
+
+
+def rss_mb() -> float:
+    return _status("VmRSS")
+
+
+def _status(field: str) -> float:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1]) / 1024
+
+
+# Child processes: each prints one JSON line when it serves or is done.
+
+
+async def child_source(path: str, bps: str) -> None:
+    store = await trio.to_thread.run_sync(FileStore, Path(path))
+    async with open_host(Identity.generate()) as host:
+        serve_content(host, store, UploadCaps(peer_bps=float(bps) or None))
+        _say(peer_id=host.peer_id, addrs=host.addrs, content_id=store.held.content_id.hex())
+        await trio.to_thread.run_sync(sys.stdin.read, abandon_on_cancel=True)
+    _say(peak_mb=peak_rss_mb())
+
+
+async def child_puller(content_id: str, sources: str, into: str) -> None:
+    first = True
+
+    def progress(done: int, _total: int) -> None:
+        nonlocal first
+        if first or done % (16 * CHUNK_BYTES) == 0:
+            _say(done=done)
+        first = False
+
+    async with open_host(Identity.generate()) as host:
+        start, cpu = time.perf_counter(), time.process_time()
+        manifest = await fetch(
+            host, ContentId(bytes.fromhex(content_id)), json.loads(sources), Path(into), max_bytes=1 << 40,
+            on_progress=progress,
+        )
+        seconds = time.perf_counter() - start
+        _say(
+            mb_per_s=manifest.size_bytes / MB / seconds, seconds=seconds, peak_mb=peak_rss_mb(),
+            cpu_s=time.process_time() - cpu,
+        )
+
+
+async def child_tcp_source(path: str) -> None:
+    async def send(stream: trio.SocketStream) -> None:
+        async with await trio.open_file(path, "rb") as file:
+            while raw := await file.read(CHUNK_BYTES):
+                await stream.send_all(raw)
+        await stream.send_eof()
+
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(lambda task_status: trio.serve_tcp(send, 0, host="127.0.0.1", task_status=task_status))
+        _say(port=listeners[0].socket.getsockname()[1])
+        await trio.to_thread.run_sync(sys.stdin.read, abandon_on_cancel=True)
+        nursery.cancel_scope.cancel()
+
+
+async def child_tcp_sink(port: str) -> None:
+    stream, total, start = await trio.open_tcp_stream("127.0.0.1", int(port)), 0, time.perf_counter()
+    while raw := await stream.receive_some(CHUNK_BYTES):
+        total += len(raw)
+    _say(mb_per_s=total / MB / (time.perf_counter() - start))
+
+
+def _say(**values: object) -> None:
+    print(json.dumps(values), flush=True)
+
+
+class Child:
+    """One of the child processes above."""
+
+    def __init__(self, name: str, *args: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, __file__, "--child", name, *args], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self._stdin, self._stdout = self.process.stdin, self.process.stdout
+
+    def hear(self) -> dict[str, object]:
+        line = self._stdout.readline()
+        if not line:
+            raise RuntimeError(f"child ended with {self.process.wait()}")
+        return json.loads(line)  # type: ignore[no-any-return]  # our own child
+
+    def hear_last(self, field: str) -> dict[str, object]:
+        while field not in (said := self.hear()):
+            pass
+        return said
+
+    def end(self) -> dict[str, object] | None:
+        self._stdin.close()
+        rest = self._stdout.read().splitlines()
+        self.process.wait(60)
+        return json.loads(rest[-1]) if rest else None
+
+
+# The figures
+
+
+def transfer(work: Path, runs: int, size: int) -> list[Row]:
+    """Targets 1: speed against plain trio TCP, and memory."""
+    path = _random_file(work / "content", size)
+    ours, plain, ratios = [], [], []
+    peak_source = peak_puller = 0.0
+    for run in range(runs):
+        tcp = Child("child_tcp_source", str(path))
+        sink = Child("child_tcp_sink", str(tcp.hear()["port"]))
+        plain.append(float(str(sink.hear()["mb_per_s"])))
+        sink.end(), tcp.end()
+        source = Child("child_source", str(path), "0")
+        said = source.hear()
+        into = work / f"out{run}"
+        puller = Child("child_puller", str(said["content_id"]), json.dumps([[said["peer_id"], said["addrs"]]]), str(into))
+        result = puller.hear_last("mb_per_s")
+        puller.end()
+        served = source.end()
+        ours.append(float(str(result["mb_per_s"])))
+        ratios.append(ours[-1] / plain[-1])
+        peak_puller = max(peak_puller, float(str(result["peak_mb"])))
+        peak_source = max(peak_source, float(str((served or {})["peak_mb"])))
+        if run == 0 and _digest(into) != _digest(path):
+            raise RuntimeError("the fetched file is not the served one")
+        into.unlink()
+    ratio = statistics.median(ratios)
+    label = f"{size // MB} MB, median of {runs}"
+    return [
+        (f"plain trio TCP ({label})", f"{statistics.median(plain):.0f} MB/s", "", True),
+        (f"verified + written + flushed ({label})", f"{statistics.median(ours):.0f} MB/s", ">= 60 MB/s", statistics.median(ours) >= 60),
+        ("ratio to plain trio TCP", f"{ratio:.2f} (runs {', '.join(f'{r:.2f}' for r in ratios)})", ">= 0.20", ratio >= 0.20),
+        (f"peak memory, puller ({size // MB} MB)", f"{peak_puller:.0f} MiB", "<= 200 MiB", peak_puller <= 200),
+        (f"peak memory, source ({size // MB} MB)", f"{peak_source:.0f} MiB", "<= 200 MiB", peak_source <= 200),
+    ]
+
+
+def killed_source(work: Path, size: int) -> list[Row]:
+    """Target 2a: kill -9 of one of two sources in the middle."""
+    path = _random_file(work / "killed", size)
+    sources = [Child("child_source", str(path), str(60 * MB)) for _ in range(2)]
+    said = [source.hear() for source in sources]
+    pairs = [[one["peer_id"], one["addrs"]] for one in said]
+    puller = Child("child_puller", str(said[0]["content_id"]), json.dumps(pairs), str(work / "two"))
+    while int(str(puller.hear()["done"])) < size // 4:
+        pass
+    sources[0].process.send_signal(signal.SIGKILL)
+    start = time.perf_counter()
+    puller.hear_last("mb_per_s")
+    seconds = time.perf_counter() - start
+    puller.end(), sources[1].end()
+    equal = _digest(work / "two") == _digest(path)
+    return [("kill -9 of one of two sources at 1/4", f"complete {seconds:.1f} s later, equal: {equal}", "equal", equal)]
+
+
+def killed_puller(work: Path, size: int) -> list[Row]:
+    """Target 2b: the only source dies, then the puller is killed too; both come back."""
+    path = _random_file(work / "again", size)
+    source = Child("child_source", str(path), str(80 * MB))
+    said = source.hear()
+    args = str(said["content_id"]), json.dumps([[said["peer_id"], said["addrs"]]]), str(work / "resumed")
+    puller = Child("child_puller", *args)
+    while int(str(puller.hear()["done"])) < size // 2:
+        pass
+    for child in (source, puller):
+        child.process.send_signal(signal.SIGKILL)
+        child.process.wait()
+    kept = ((work / "resumed.done").stat().st_size - 32) // 4
+    source = Child("child_source", str(path), "0")
+    said = source.hear()
+    puller = Child("child_puller", args[0], json.dumps([[said["peer_id"], said["addrs"]]]), args[2])
+    puller.hear_last("mb_per_s")
+    puller.end(), source.end()
+    equal = _digest(work / "resumed") == _digest(path)
+    chunks = -(-size // CHUNK_BYTES)
+    return [
+        ("kill -9 of source and puller at 1/2, resumed", f"{kept} of {chunks} chunks kept, equal: {equal}", "equal, >= half kept",
+         equal and kept >= chunks // 2),
+    ]
+
+
+@asynccontextmanager
+async def _market(count: int) -> AsyncIterator[list[tuple[Host, object, object]]]:
+    async with AsyncExitStack() as stack:
+        nodes: list[tuple[Host, object, object]] = []
+        for _ in range(count):
+            host = await stack.enter_async_context(open_host(Identity.generate()))
+            gossip = await stack.enter_async_context(open_gossip(host))
+            bootstrap = nodes[0][0].addrs if nodes else []
+            nodes.append((host, gossip, await stack.enter_async_context(open_discovery(host, bootstrap))))
+        yield nodes
+
+
+async def join(count: int) -> list[Row]:
+    """Target 5: from nothing to the first offer heard, and the book asked for; dial of a known peer."""
+    waits, dials = [], []
+    async with _market(count) as nodes:
+        first, gossip, _ = nodes[0]
+
+        async def book(_peer_id: str, _raw: bytes) -> bytes:
+            return b"offers"
+
+        serve(first, BOOK, book)
+        for _host, other, _table in nodes:
+            await other.subscribe("offers")  # type: ignore[attr-defined]  # a Gossip
+        for _ in range(3):
+            start = trio.current_time()
+            async with open_host(Identity.generate()) as late, open_gossip(late) as ears, open_discovery(late, first.addrs):
+                dials.append(await _dial_time(late, nodes[-1][0]))
+                assert await BOOK.call(late, first.peer_id, b"book") == b"offers"
+                inbox = await ears.subscribe("offers")
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(_repeat, gossip)
+                    await inbox.receive()
+                    nursery.cancel_scope.cancel()
+                waits.append(trio.current_time() - start)
+    return [
+        (f"join to book and first offer ({count} nodes, worst of 3)", f"{max(waits):.2f} s", "<= 10 s", max(waits) <= 10),
+        ("dial of a known peer (median of 3)", f"{1000 * statistics.median(dials):.0f} ms", "<= 100 ms",
+         statistics.median(dials) <= 0.1),
+    ]
+
+
+async def _dial_time(host: Host, to: Host) -> float:
+    start = trio.current_time()
+    await host.connect(to.addrs[0])
+    return trio.current_time() - start
+
+
+async def _repeat(gossip: object) -> None:
+    while True:
+        await gossip.publish("offers", os.urandom(500))  # type: ignore[attr-defined]  # a Gossip
+        await trio.sleep(0.25)
+
+
+async def look_ups(count: int) -> list[Row]:
+    """Target 3: providers found after a staggered join."""
+    async with _market(count) as nodes:
+        with trio.move_on_after(30):
+            while any(table.table_size < min(8, count - 1) for _, _, table in nodes):  # type: ignore[attr-defined]
+                await trio.sleep(0.1)
+        for i in range(5):
+            await nodes[i % count][2].provide(b"content %d" % i)  # type: ignore[attr-defined]
+        took, missed = [], 0
+        for i in range(30):
+            start = trio.current_time()
+            found = await nodes[random.randrange(5, count)][2].find_providers(b"content %d" % (i % 5))  # type: ignore[attr-defined]
+            took.append(trio.current_time() - start)
+            missed += not found
+    p95 = sorted(took)[int(0.95 * len(took))]
+    return [(f"find providers ({count} nodes in one process)", f"p95 {1000 * p95:.0f} ms, {missed} of 30 missed",
+             "<= 500 ms, 0 missed", p95 <= 0.5 and not missed)]
+
+
+async def offers(count: int, seconds: float) -> list[Row]:
+    """Target 4: gossip at 5 messages a second."""
+    async with _market(count) as nodes:
+        inboxes = [await gossip.subscribe("offers") for _, gossip, _ in nodes]  # type: ignore[attr-defined]
+        with trio.move_on_after(20):
+            while len(nodes[0][1].listeners("offers")) < count - 1:  # type: ignore[attr-defined]
+                await trio.sleep(0.1)
+        await trio.sleep(3)
+        delays: list[float] = []
+
+        async def listen(inbox: trio.MemoryReceiveChannel[tuple[str, bytes]], own: str) -> None:
+            async for author, raw in inbox:
+                if author != own:
+                    delays.append(trio.current_time() - float(raw[:32]))
+
+        sent = 0
+        async with trio.open_nursery() as nursery:
+            for inbox, (host, _, _) in zip(inboxes, nodes, strict=True):
+                nursery.start_soon(listen, inbox, host.peer_id)
+            end = trio.current_time() + seconds
+            while trio.current_time() < end:
+                gossip = nodes[sent % count][1]
+                await gossip.publish("offers", f"{trio.current_time():.9f}".encode().ljust(500))  # type: ignore[attr-defined]
+                sent += 1
+                await trio.sleep(0.2)
+            await trio.sleep(2)
+            nursery.cancel_scope.cancel()
+    share = sum(d <= 2 for d in delays) / (sent * (count - 1))
+    p95 = sorted(delays)[int(0.95 * len(delays))] if delays else 99.0
+    return [(f"gossip, 5/s of 500 B, {count} nodes in one process", f"{100 * share:.1f} % within 2 s, p95 {1000 * p95:.0f} ms",
+             ">= 99 %, p95 <= 250 ms", share >= 0.99 and p95 <= 0.25)]
+
+
+async def dials(count: int) -> list[Row]:
+    """Target 6: dial and close, over and over."""
+    async with open_host(Identity.generate()) as node:
+        await hostile.dial_and_close(node.addrs[0], 100)
+        await trio.sleep(1)
+        before, fds = rss_mb(), len(os.listdir("/proc/self/fd"))
+        start = time.perf_counter()
+        accepted = await hostile.dial_and_close(node.addrs[0], count, dialers=25)
+        seconds = time.perf_counter() - start
+        await trio.sleep(1)
+        grown, more_fds = rss_mb() - before, len(os.listdir("/proc/self/fd")) - fds
+    return [
+        (f"{count} dials, each closed", f"{count - accepted} refused, {seconds:.0f} s", "0 refused", accepted == count),
+        ("memory and files after them (both ends in one process)", f"{grown:+.1f} MiB, {more_fds:+d} fds", "<= 5 MiB, 0 fds",
+         grown <= 5 and more_fds <= 0),
+    ]
+
+
+async def hostile_set() -> list[Row]:
+    """Target 7: every attack, and after each a stranger that wants an answer."""
+    rows: list[Row] = []
+    async with _market(1) as nodes:
+        node, gossip, _ = nodes[0]
+        await gossip.subscribe("offers")  # type: ignore[attr-defined]
+
+        async def book(_peer_id: str, raw: bytes) -> bytes:
+            return raw
+
+        async def stall(_stream: object) -> None:
+            await trio.sleep_forever()
+
+        serve(node, BOOK, book)
+        node.serve("/t/wait/1", stall)
+        at = node.addrs[0]
+
+        async def refused_plaintext(_by: Host) -> str:
+            return str([await hostile.propose_security(at, p) for p in (hostile.PLAINTEXT, hostile.SECIO)])
+
+        async def silent(_by: Host) -> str:
+            await stack.enter_async_context(hostile.silent_connections(at, 260))
+            await trio.sleep(0.3)
+            return "260 open"
+
+        async def garbage(_by: Host) -> str:
+            async with trio.open_nursery() as nursery:
+                for seed in range(40):
+                    nursery.start_soon(hostile.garbage, at, seed)
+                await trio.sleep(0.5)
+                nursery.cancel_scope.cancel()
+            return "40 handshakes of noise"
+
+        attacks: dict[str, Callable[[Host], Awaitable[object]]] = {
+            "plaintext and SECIO dialers": refused_plaintext,
+            "300 dials": lambda _by: hostile.dial_and_close(at, 300, dialers=20),
+            "216 malformed gossip frames": lambda by: hostile.fuzz_gossip(by, node.peer_id, "offers", seed=3, cases=216),
+            "200 MB past the window": lambda by: hostile.ignore_window(by, node.peer_id, "/t/wait/1", 200 * MB),
+            "12 idle DHT streams": lambda by: hostile.idle_streams(by, node.peer_id, hostile.KAD, 12),
+            "260 silent connections": silent,
+            "garbage handshakes": garbage,
+            "frame of 4 GiB announced": lambda by: hostile.oversize_frame(by, node.peer_id, BOOK.protocol),
+        }
+        for name, attack in attacks.items():
+            async with AsyncExitStack() as stack:
+                by = await stack.enter_async_context(open_host(Identity.generate()))
+                await by.connect(at)
+                before = rss_mb()
+                await attack(by)
+                grown = rss_mb() - before
+                start = trio.current_time()
+                async with open_host(Identity.generate()) as honest:
+                    with trio.move_on_after(10):
+                        await honest.connect(at)
+                        await BOOK.call(honest, node.peer_id, b"?")
+                answer_s = trio.current_time() - start
+            rows.append((f"under attack: {name}", f"stranger answered in {answer_s:.2f} s, {grown:+.0f} MiB", "<= 1 s", answer_s <= 1))
+    return rows
+
+
+def _random_file(path: Path, size: int) -> Path:
+    with open(path, "wb") as file:
+        for at in range(0, size, 8 * MB):
+            file.write(os.urandom(min(8 * MB, size - at)))
+    return path
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="300 MB and 500 dials in place of 1 GB and 2,000")
+    parser.add_argument("--only", default="", help="comma-separated names of the figures")
+    parser.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.child:
+        trio.run(globals()[args.child[0]], *args.child[1:])
+        return 0
+    size = (300 if args.quick else 1000) * MB
+    load = os.getloadavg()[0]
+    with tempfile.TemporaryDirectory() as directory:
+        work = Path(directory)
+        figures: dict[str, Callable[[], list[Row]]] = {
+            "transfer": lambda: transfer(work, 3 if args.quick else 5, size),
+            "killed-source": lambda: killed_source(work, min(size, 300 * MB)),
+            "killed-puller": lambda: killed_puller(work, min(size, 300 * MB)),
+            "join": lambda: trio.run(join, 5),
+            "look-ups": lambda: trio.run(look_ups, 10),
+            "offers": lambda: trio.run(offers, 10, 10.0 if args.quick else 30.0),
+            "dials": lambda: trio.run(dials, 500 if args.quick else 2000),
+            "hostile": lambda: trio.run(hostile_set),
+        }
+        chosen = args.only.split(",") if args.only else list(figures)
+        print(f"{os.cpu_count()} cores, load {load:.1f} at the start\n")
+        print(f"{'figure':58} {'measured':52} {'target':22} met")
+        met = True
+        for name in chosen:
+            for what, measured, target, good in figures[name]():
+                print(f"{what:58} {measured:52} {target:22} {'yes' if good else 'NO'}" if target else f"{what:58} {measured}", flush=True)
+                met &= good
+    return 0 if met else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
