@@ -20,8 +20,9 @@ import os
 import re
 import shutil
 import threading
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +30,8 @@ from tolsey.errors import RemoteViolation, StorageError
 from tolsey.protocol.content import CHUNK_BYTES, ContentId, Manifest, chunk_hash, manifest_of
 from tolsey.storage.lock import FolderLock
 
+MANIFESTS_KEPT = 16
+"""Decoded manifests in memory: without them each chunk read would hash the whole manifest again."""
 _OWNER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _NAME = re.compile(r"[0-9a-f]{64}")
 
@@ -57,6 +60,7 @@ class BlobStore:
         self.spare_bytes = spare_bytes
         self._mutex = threading.RLock()
         self._index: dict[str, _Entry] = {}
+        self._manifests: OrderedDict[ContentId, Manifest] = OrderedDict()
         self._reserved_bytes = 0
         self._temp_number = 0
         with _disk(root):
@@ -102,15 +106,24 @@ class BlobStore:
 
     def manifest(self, content_id: ContentId) -> Manifest | None:
         """The manifest of a content that is here, or None."""
-        if not self.has(content_id):
-            return None
+        with self._mutex:
+            if content_id.hex() not in self._index:
+                return None
+            if content_id in self._manifests:
+                self._manifests.move_to_end(content_id)
+                return self._manifests[content_id]
         with _disk(self.root):
             try:
-                return Manifest.decode(self._manifest_file(content_id.hex()).read_bytes(), content_id)
+                manifest = Manifest.decode(self._manifest_file(content_id.hex()).read_bytes(), content_id)
             except FileNotFoundError:
                 return None  # deleted between the two lines
             except RemoteViolation as cause:
                 raise StorageError(f"manifest of content {content_id.hex()} in {self.root} is damaged") from cause
+        with self._mutex:
+            self._manifests[content_id] = manifest
+            if len(self._manifests) > MANIFESTS_KEPT:
+                self._manifests.popitem(last=False)
+        return manifest
 
     def read_chunk(self, content_id: ContentId, index: int) -> bytes:
         """One chunk, checked.
@@ -254,7 +267,11 @@ class BlobStore:
 
     def _partial_bytes(self) -> int:
         # Sparse until the chunks arrive, so blocks count, not the length.
-        return sum(entry.stat().st_blocks * 512 for entry in os.scandir(self.root / "partial"))
+        total = 0
+        for entry in os.scandir(self.root / "partial"):
+            with suppress(FileNotFoundError):  # a transfer renames its files while we look
+                total += entry.stat().st_blocks * 512
+        return total
 
     def _recover(self) -> None:
         for name in ("objects", "pins", "partial"):
