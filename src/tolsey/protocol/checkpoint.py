@@ -26,9 +26,8 @@ import hashlib
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NewType
 
-from tolsey.protocol import merkle
+from tolsey.protocol import merkle, units
 from tolsey.protocol.encoding import (
     TAG_CHUNK,
     TAG_LEAF,
@@ -40,7 +39,7 @@ from tolsey.protocol.encoding import (
     word,
 )
 
-StateRoot = NewType("StateRoot", bytes)
+StateRoot = units.StateRoot
 """32 bytes."""
 
 STATE_CHUNK_BYTES = 1 << 16
