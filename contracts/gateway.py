@@ -9,6 +9,7 @@ Next in the flow: actions.py (what can be sent), sender.py (sending it), followe
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 from tolsey.contracts.abi import interface
@@ -73,6 +74,7 @@ class Gateway:
         self.transactions = Transactions(self.rpc, self.blocks, network.chain_id, wallet)
         self.action = Actions(network, wallet, self.call)
         self._params: Params | None = None
+        self._block = "latest"
 
     @property
     def domain(self) -> Domain:
@@ -106,6 +108,12 @@ class Gateway:
                     f"the market's {role} is {getattr(params, role)}, the network file says {getattr(network, role)}"
                 )
 
+    def at_block(self, number: int) -> Gateway:
+        """The same door on the state after block `number`, so that several reads fit together."""
+        other = copy.copy(self)
+        other._block = hex(number)
+        return other
+
     # the chain itself
 
     def now_ts(self) -> int:
@@ -136,7 +144,7 @@ class Gateway:
         """
         self.transactions.simulate(action)
 
-    def call(self, to: Account, data: bytes, description: str, block: str = "latest") -> bytes:
+    def call(self, to: Account, data: bytes, description: str) -> bytes:
         """Asks a contract; what it returns.
 
         Raises:
@@ -144,7 +152,7 @@ class Gateway:
         """
         form = {"to": to, "data": "0x" + data.hex()}
         try:
-            answer = self.rpc.call("eth_call", form, block)
+            answer = self.rpc.call("eth_call", form, self._block)
         except RpcRefused as error:
             if error.revert_data is not None:
                 raise from_revert_data(error.revert_data, action=description) from error

@@ -36,6 +36,8 @@ from tolsey.storage.engine import Database, Session
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
+rpc_limiter = trio.CapacityLimiter(4)
+"""Threads that read the chain in a process without a Chain (chain.py has its own)."""
 
 
 class Sender:
