@@ -87,11 +87,16 @@ class Challenger:
         except Reverted as error:
             if error.name != "JobMarket_ChallengeAlreadySealed":
                 raise
-        # The seal is mined; any block after the newest one is a later block than its.
-        await tools.chain.follower.wait_block()
-        await self._send(
-            tools.chain.gateway.action.challenge(item.offer, item.opening, claimed, salt), f"challenge:{self._name}"
-        )
+        action = tools.chain.gateway.action.challenge(item.offer, item.opening, claimed, salt)
+        while True:
+            try:
+                await self._send(action, f"challenge:{self._name}")
+                break
+            except Reverted as error:
+                # Tried on the block of the seal itself: nothing was sent, any later block will do.
+                if error.name != "JobMarket_SameBlock":
+                    raise
+            await tools.chain.follower.wait_block()
         await self._opened("challenged")
 
     async def _opened(self, what: str) -> None:

@@ -7,6 +7,7 @@ and tells how many real seconds are left, for giving work up in time. Next in th
 from __future__ import annotations
 
 import logging
+import time
 
 import trio
 
@@ -20,15 +21,24 @@ _log = logging.getLogger(__name__)
 
 
 class Clock:
-    """Block time of one chain."""
+    """Block time of one chain.
 
-    def __init__(self, chain: Chain) -> None:
+    Args:
+        now_ts: time of the newest block, for as long as the follower has seen none.
+    """
+
+    def __init__(self, chain: Chain, now_ts: int = 0) -> None:
         self._chain = chain
+        self._first_ts = now_ts
 
     @property
     def now_ts(self) -> int:
         """Time of the newest block that was followed, unix seconds."""
-        return self._chain.follower.now_ts
+        return max(self._first_ts, self._chain.follower.now_ts)
+
+    def wall_ts(self) -> int:
+        """Unix seconds: the newest block's time, or the machine's where blocks are rare."""
+        return max(self.now_ts, int(time.time()))
 
     async def after(self, ts: int) -> None:
         """Returns once a block later than `ts` was seen."""

@@ -22,8 +22,7 @@ class VerifierConfig:
         network: a network file. home: everything the verifier keeps; one running verifier per home.
         listen: multiaddr to accept peers on. announce: multiaddrs to tell others instead (behind a NAT).
         bootstrap: multiaddrs of peers to meet first; empty takes the network file's.
-        device: where torch runs, "cpu" or "cuda". threads: torch threads of the replaying child; part of the numerics
-            class, so 1 meets the most partners.
+        device: where torch runs, "cpu" or "cuda". memory_bytes: for one replay; programs that need more are refused.
         watch_all: also replay samples of windows it was not drawn for: unpaid, but a fault found there earns the
             finder's share.
         watch_samples: segments replayed in such a window.
@@ -40,7 +39,7 @@ class VerifierConfig:
     announce: tuple[str, ...] = ()
     bootstrap: tuple[str, ...] = ()
     device: str = "cpu"
-    threads: int = 1
+    memory_bytes: int = 4 << 30
     watch_all: bool = False
     watch_samples: int = 1
     max_segment_s: int = 3_600
@@ -51,7 +50,7 @@ class VerifierConfig:
     rpc_url: str | None = None
 
     def __post_init__(self) -> None:
-        _within("--threads", self.threads, 1, 1024)
+        _within("--memory (bytes)", self.memory_bytes, 64 << 20, 1 << 50)
         _within("--watch-samples", self.watch_samples, 1, 1024)
         _within("--max-segment (seconds)", self.max_segment_s, 1, 30 * 86_400)
         _within("--max-duties", self.max_duties, 1, 1024)

@@ -56,6 +56,13 @@ def margin_s(window_s: int) -> int:
     return int(min(MARGIN_MOST_S, max(MARGIN_LEAST_S, MARGIN_SHARE * window_s)))
 
 
+@dataclass(slots=True)
+class Wanted:
+    """What is being asked for at this moment; None while nothing is missing."""
+
+    what: str | None = None
+
+
 class Judge:
     """Judges windows and disputes with one bench."""
 
@@ -73,7 +80,7 @@ class Judge:
         attempt = _WindowAttempt(duty, segments, self._bench, self._fetcher, self._jobs, owner)
         until = duty.seal_by - margin_s(duty.offer.verdict_window_s)
         try:
-            judged, reason = await self._until(attempt.once, until)
+            judged, reason = await self._until(attempt.once, until, attempt.wanted)
         finally:
             with trio.CancelScope(shield=True):
                 await self._fetcher.let_go(owner)
@@ -89,14 +96,15 @@ class Judge:
         """This machine's vote on a disputed segment, and why."""
         if (why := class_refusal(duty.offer, self._bench)) is not None:
             return Vote.ABSTAIN, why
-        owner = owner_of(duty.claim.job_id, f"panel-{duty.round}")
+        owner = owner_of(duty.claim.job_id, f"panel-{duty.claim.segment}-{duty.round}")
+        wanted = Wanted()
 
         async def once() -> tuple[Vote, str]:
-            return await self._panel_once(duty, owner)
+            return await self._panel_once(duty, owner, wanted)
 
         until = duty.seal_by - margin_s(int(self._clock.left_s(duty.seal_by)))
         try:
-            voted, reason = await self._until(once, until)
+            voted, reason = await self._until(once, until, wanted)
         except ReplayFailed as error:
             return Vote.ABSTAIN, error.message
         finally:
@@ -113,56 +121,57 @@ class Judge:
         owner = owner_of(job.job_id, "ahead")
         try:
             trace = await self._fetcher.trace(job, window, job.roots[window])
-            await JobFiles(self._fetcher, job.job_id, owner).inputs(trace.spec)
+            await JobFiles(self._fetcher, job.job_id, owner, Wanted()).inputs(trace.spec)
         except CheckpointUnavailable as error:
             _log.debug("ahead of the draw: %s", error.message)
         finally:
             with trio.CancelScope(shield=True):
                 await self._fetcher.let_go(owner)
 
-    async def _until(self, once: Callable[[], Awaitable[T]], until: int) -> tuple[T | None, str | None]:
-        """The first result before block time `until`, else why the last try lacked something (None: it was running)."""
-        reason: str | None = None
+    async def _until(self, once: Callable[[], Awaitable[T]], until: int, wanted: Wanted) -> tuple[T | None, str | None]:
+        """The first result before block time `until`; else what is still wanted (None: a replay was running)."""
+        result: T | None = None
+        reason = ""
         pause_s = PAUSE_FIRST_S
         with trio.move_on_after(self._clock.left_s(until)):
-            while True:
-                running, reason = reason, None
+            while result is None:
                 try:
-                    return await once(), None
+                    result = await once()
                 except CheckpointUnavailable as error:
-                    reason = error.message
-                    if running is None:
-                        _log.info("%s; trying on", reason)
-                await trio.sleep(pause_s)
-                pause_s = min(PAUSE_MOST_S, 2 * pause_s)
-        return None, reason
+                    if reason != error.message:
+                        _log.info("%s; trying on", error.message)
+                    reason, wanted.what = error.message, wanted.what or "the right checkpoint"
+                    await trio.sleep(pause_s)
+                    pause_s = min(PAUSE_MOST_S, 2 * pause_s)
+        return result, None if wanted.what is None else reason or f"{wanted.what} did not come in time"
 
-    async def _panel_once(self, duty: PanelDuty, owner: str) -> tuple[Vote, str]:
+    async def _panel_once(self, duty: PanelDuty, owner: str, wanted: Wanted) -> tuple[Vote, str]:
         claim = duty.claim
         job = self._jobs(claim.job_id)
         window = claim.segment // duty.offer.segments_per_window
         if job is None or window not in job.roots:
             raise CheckpointUnavailable(f"window {window} of job {claim.job_id.hex()[:12]} is not known")
+        wanted.what = "the trace"
         trace = await self._fetcher.trace(job, window, job.roots[window])
-        files = JobFiles(self._fetcher, claim.job_id, owner)
+        files = JobFiles(self._fetcher, claim.job_id, owner, wanted)
         inputs = await files.inputs(trace.spec)
-        start = await start_of(
-            self._bench, files, inputs, claim.segment, trace.start_of(claim.segment), claim.input_root
-        )
-        if claim.claimed_root == NOBODY_SERVES:
-            # The dispute says that nobody serves the checkpoints: the one at the end must be there as well.
-            end = await files.checkpoint(trace.entry(claim.segment).checkpoint)
-            if (got := await self._bench.root_of(inputs, end)) != claim.output_root:
-                raise CheckpointUnavailable(
-                    f"the checkpoint served for the end of segment {claim.segment} has root {got.hex()[:16]}, "
-                    f"committed is {claim.output_root.hex()[:16]}"
-                )
-        replayed = await self._bench.replay(inputs, claim.segment, start, fresh=False)
+        start = await start_of(files, claim.segment, trace.start_of(claim.segment))
+        wanted.what = None
+        replayed = await self._bench.replay(inputs, claim.segment, start, claim.input_root)
         again = None
-        if replayed not in (claim.output_root, claim.claimed_root):
-            again = await self._bench.replay(inputs, claim.segment, start, fresh=True)
-        vote = vote_of(output_root=claim.output_root, claimed_root=claim.claimed_root, replayed=replayed, again=again)
-        return vote, f"segment {claim.segment} gives {replayed.hex()[:16]} here"
+        if replayed.root not in (claim.output_root, claim.claimed_root):
+            again = (await self._bench.replay(inputs, claim.segment, start, claim.input_root)).root
+        vote = vote_of(
+            output_root=claim.output_root, claimed_root=claim.claimed_root, replayed=replayed.root, again=again
+        )
+        if claim.claimed_root == NOBODY_SERVES and vote is Vote.WORKER:
+            # The dispute says that nobody serves the checkpoints: the one at the end must be there as well.
+            end = trace.entry(claim.segment).checkpoint
+            await files.checkpoint(end)
+            if end != replayed.checkpoint:
+                raise CheckpointUnavailable(f"content {end.hex()[:16]} is not the state after segment {claim.segment}")
+        replayed_root = replayed.root
+        return vote, f"segment {claim.segment} gives {replayed_root.hex()[:16]} here"
 
 
 async def files_of(manifest: Path) -> list[ContentId]:
@@ -185,8 +194,9 @@ async def files_of(manifest: Path) -> list[ContentId]:
 class JobFiles:
     """The files of one job, pinned for one owner; the Source that replay.py asks."""
 
-    def __init__(self, fetcher: Fetcher, job_id: JobId, owner: str) -> None:
+    def __init__(self, fetcher: Fetcher, job_id: JobId, owner: str, wanted: Wanted) -> None:
         self._fetcher = fetcher
+        self._wanted = wanted
         self._job_id = job_id
         self._owner = owner
 
@@ -203,7 +213,9 @@ class JobFiles:
         return await self._file(content_id)
 
     async def _file(self, content_id: ContentId) -> Path:
+        self._wanted.what = f"content {content_id.hex()[:16]}"
         await self._fetcher.content(self._job_id, content_id, self._owner)
+        self._wanted.what = None
         return self._fetcher.blobs.path_of(content_id)
 
 
@@ -224,7 +236,8 @@ class _WindowAttempt:
         self._bench = bench
         self._fetcher = fetcher
         self._jobs = jobs
-        self._files = JobFiles(fetcher, duty.job_id, owner)
+        self.wanted = Wanted()
+        self._files = JobFiles(fetcher, duty.job_id, owner, self.wanted)
         self._trace: CheckedTrace | None = None
         self._previous: CheckedTrace | None = None
         self._replay: Replay | None = None
@@ -260,13 +273,16 @@ class _WindowAttempt:
         job = self._jobs(duty.job_id)
         if job is None:
             raise CheckpointUnavailable(f"job {duty.job_id.hex()[:12]} is not known any more")
+        self.wanted.what = f"the trace of window {window}"
         if self._trace is None:
             self._trace = await self._fetcher.trace(job, window, duty.draw.root)
         before: StateRoot = duty.offer.initial_root
         if window > 0:
             if self._previous is None:
+                self.wanted.what = f"the trace of window {window - 1}"
                 self._previous = await self._fetcher.trace(job, window - 1, job.roots[window - 1])
             before = self._previous.ends_at
+        self.wanted.what = None
         return Replay(self._bench, self._files, offer=duty.offer, trace=self._trace, before=before)
 
     def _evidence(self, charge: str, finding: Finding) -> Evidence:

@@ -53,8 +53,16 @@ class Inputs:
     initial_tensors: Path | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replayed:
+    """What a replay gave: the state's root, and the content id of its checkpoint file (equal states, equal files)."""
+
+    root: StateRoot
+    checkpoint: ContentId
+
+
 class Bench(Protocol):
-    """The machine's child process; runs one thing at a time (bench.py)."""
+    """This machine's replays (bench.py): one at a time, each in a process of its own."""
 
     @property
     def class_id(self) -> ClassId:
@@ -64,18 +72,12 @@ class Bench(Protocol):
     def fingerprint(self) -> bytes:
         """Canonical JSON of what the class id hashes."""
 
-    async def root_of(self, inputs: Inputs, checkpoint: Path | None) -> StateRoot:
-        """State root of a checkpoint file, or of the job's initial state for None.
+    async def replay(self, inputs: Inputs, segment: int, start: Path | None, input_root: StateRoot) -> Replayed:
+        """The state after the segment, run from the checkpoint file `start` (None: the initial state).
 
         Raises:
-            CheckpointUnavailable: the file is not a state of this job. ReplayFailed: the child cannot run the job.
-        """
-
-    async def replay(self, inputs: Inputs, segment: int, start: Path | None, *, fresh: bool) -> StateRoot:
-        """Root of the state after the segment; `fresh` runs it in a new process.
-
-        Raises:
-            ReplayFailed: it did not come to an end.
+            CheckpointUnavailable: the file is not the state with root `input_root`.
+            ReplayFailed: the initial state is not, or the run did not come to an end here.
         """
 
 
@@ -159,51 +161,40 @@ class Replay:
     async def _segment(self, inputs: Inputs, segment: int) -> Finding:
         entry = self._trace.entry(segment)
         # 5 start
-        start = await start_of(
-            self._bench, self._source, inputs, segment, self._trace.start_of(segment), entry.input_root
-        )
-        # 6 replay
-        replayed = await self._bench.replay(inputs, segment, start, fresh=False)
+        start = await start_of(self._source, segment, self._trace.start_of(segment))
+        # 6 replay (the child checks the root of the start first)
+        replayed = (await self._bench.replay(inputs, segment, start, entry.input_root)).root
         # 7 compare
         again = None
         if replayed != entry.output_root:
             # 8 again
-            _log.warning("segment %d gave %s, committed is %s: running it again in a fresh process",
-                         segment, replayed.hex()[:16], entry.output_root.hex()[:16])  # fmt: skip
-            again = await self._bench.replay(inputs, segment, start, fresh=True)
+            _log.warning(
+                "segment %d gave %s, committed is %s: running it again in a fresh process",
+                segment, replayed.hex()[:16], entry.output_root.hex()[:16],
+            )  # fmt: skip
+            again = (await self._bench.replay(inputs, segment, start, entry.input_root)).root
         verdict = compare(entry.output_root, replayed, again)
         if verdict is Verdict.MATCH:
             return Finding(kind=verdict)
         if verdict is Verdict.ABSTAIN:
             told = "nothing" if again is None else again.hex()[:16]
-            reason = f"segment {segment} gave {replayed.hex()[:16]}, then {told}: it is not reproducible on this machine"
+            reason = (
+                f"segment {segment} gave {replayed.hex()[:16]}, then {told}: it is not reproducible on this machine"
+            )
             return Finding(kind=verdict, segment=segment, reason=reason)
         # 9 mismatch
         reason = f"segment {segment} gives {replayed.hex()[:16]}, committed is {entry.output_root.hex()[:16]}"
         return Finding(kind=verdict, segment=segment, replayed_root=replayed, has_opening=True, reason=reason)
 
 
-async def start_of(
-    bench: Bench, source: Source, inputs: Inputs, segment: int, content_id: ContentId | None, input_root: StateRoot
-) -> Path | None:
-    """Step 5: the file a segment starts from, once its state has the committed root; None for the initial state.
+async def start_of(source: Source, segment: int, content_id: ContentId | None) -> Path | None:
+    """The file that a segment starts from, its root not yet checked; None for the initial state.
 
     Raises:
-        CheckpointUnavailable: nobody serves it, or what is served under its content id is another state.
-        ReplayFailed: the initial state of the spec is not the one the offer names: no honest run can exist here.
+        CheckpointUnavailable: nobody serves it, or the trace does not say which it is.
     """
     if segment == 0:
-        if (got := await bench.root_of(inputs, None)) != input_root:
-            raise ReplayFailed(
-                f"the spec's initial state has root {got.hex()[:16]} here, the offer says {input_root.hex()[:16]}"
-            )
         return None
     if content_id is None:
         raise CheckpointUnavailable(f"the trace names no checkpoint before segment {segment}")
-    start = await source.checkpoint(content_id)
-    if (got := await bench.root_of(inputs, start)) != input_root:
-        raise CheckpointUnavailable(
-            f"the checkpoint served for segment {segment} has root {got.hex()[:16]}, "
-            f"committed is {input_root.hex()[:16]}"
-        )
-    return start
+    return await source.checkpoint(content_id)

@@ -1,0 +1,243 @@
+"""`tolsey verifier`: start, stop and watch a verifier.
+
+`start` runs in the foreground until SIGTERM or Ctrl-C and prints one line once it truly serves (JSON with --json), so
+that a script or supervisor can wait for it. The other commands read the home folder and the chain; they need no
+running verifier. Next in the flow: config.py, service.py.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import select
+import signal
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import trio
+import typer
+
+from tolsey import log
+from tolsey.errors import ConfigError
+from tolsey.verifier.config import VerifierConfig, default_home
+
+STOP_S = 30.0
+"""How long `stop` waits for a verifier to close; a replaying child is killed at once, the rest is quick."""
+DOLLAR_UNITS = 10**6
+_SIZES = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+
+app = typer.Typer(
+    name="verifier", help="Replay samples for pay: start, stop and watch a verifier.", no_args_is_help=True
+)
+
+NETWORK = typer.Option("local", "--network", envvar="TOLSEY_NETWORK", help="Network file, or the name of a market.")
+HOME = typer.Option(None, "--home", help="Folder of this verifier; one running verifier each.")
+PASSPHRASE_FILE = typer.Option(None, "--passphrase-file", help="Its first line opens the keys.")
+ANNOUNCE = typer.Option([], help="Multiaddr to tell others instead (repeatable).")
+BOOTSTRAP = typer.Option([], help="Peer to meet first (repeatable); else the network file's.")
+JSON = typer.Option(False, "--json", help="Machine-readable output.")
+
+
+@app.command()
+def start(
+    network: str = NETWORK,
+    home: Path | None = HOME,
+    listen: str = typer.Option("/ip4/127.0.0.1/tcp/0", help="Multiaddr to accept peers on."),
+    announce: list[str] = ANNOUNCE,
+    bootstrap: list[str] = BOOTSTRAP,
+    device: str = typer.Option("cpu", help="cpu, cuda or cuda:N."),
+    memory: str = typer.Option("4GiB", help="Memory for one replay."),
+    watch_all: bool = typer.Option(False, "--watch-all", help="Also replay samples it was not drawn for."),
+    watch_samples: int = typer.Option(1, help="Segments replayed in such a window."),
+    max_segment: int = typer.Option(3_600, help="Seconds after which a replay is killed."),
+    disk_quota: str = typer.Option("64GiB", help="Disk for fetched contents."),
+    faucet: bool = typer.Option(False, help="Take test dollars and gas from a test chain."),
+    rpc_url: str | None = typer.Option(None, help="Chain endpoint in place of the network file's."),
+    passphrase_file: Path | None = PASSPHRASE_FILE,
+    json_output: bool = JSON,
+    verbose: bool = typer.Option(False, "--verbose", "-v", help="Debug records."),
+) -> None:
+    """Run a verifier until it is told to stop."""
+    path = network_path(network)
+    config = VerifierConfig(
+        network=str(path),
+        home=home_of(path, home),
+        listen=listen,
+        announce=tuple(announce),
+        bootstrap=tuple(bootstrap),
+        device=device,
+        memory_bytes=parse_size("--memory", memory),
+        watch_all=watch_all,
+        watch_samples=watch_samples,
+        max_segment_s=max_segment,
+        disk_quota_bytes=parse_size("--disk-quota", disk_quota),
+        faucet=faucet,
+        rpc_url=rpc_url,
+    )
+    run_verifier(config, passphrase_file=passphrase_file, json_output=json_output, verbose=verbose)
+
+
+def run_verifier(
+    config: VerifierConfig,
+    *,
+    parts: Any = None,
+    passphrase_file: Path | None = None,
+    json_output: bool = False,
+    verbose: bool = False,
+) -> None:
+    """Runs a verifier in the foreground; `parts` as in service.run."""
+    # Late: libp2p and web3 take seconds to import, and `--help` needs neither.
+    from tolsey.contracts.wallet import Keystore, read_passphrase  # noqa: PLC0415
+    from tolsey.verifier import service  # noqa: PLC0415
+
+    log.set_up(verbose=verbose)
+    passphrase = read_passphrase(passphrase_file, confirm=not Keystore.exists(config.home / "keys"))
+
+    async def main() -> None:
+        stop = trio.Event()
+        async with trio.open_nursery() as nursery:
+            await nursery.start(_stop_on_signal, stop)
+
+            async def serve(*, task_status: trio.TaskStatus[service.Ready] = trio.TASK_STATUS_IGNORED) -> None:
+                await service.run(config, passphrase, stop=stop, parts=parts, task_status=task_status)
+                nursery.cancel_scope.cancel()
+
+            _say_ready(await nursery.start(serve), json_output)
+
+    trio.run(main)
+
+
+async def _stop_on_signal(stop: trio.Event, *, task_status: trio.TaskStatus[None]) -> None:
+    """Sets `stop` at the first SIGTERM or SIGINT; a second one ends the process the hard way."""
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        task_status.started()
+        async for _ in signals:
+            if stop.is_set():
+                os._exit(130)
+            stop.set()
+
+
+def _say_ready(ready: Any, json_output: bool) -> None:
+    if json_output:
+        line = {
+            "event": "ready",
+            "role": "verifier",
+            "pid": os.getpid(),
+            "account": ready.account,
+            "peer_id": ready.peer_id,
+            "addrs": list(ready.addrs),
+            "class_id": ready.class_id.hex(),
+        }
+        print(json.dumps(line), flush=True)
+    else:
+        print(f"verifier {ready.account} serves on {ready.addrs[0]} (class {ready.class_id.hex()[:12]})", flush=True)
+
+
+@app.command()
+def stop(network: str = NETWORK, home: Path | None = HOME) -> None:
+    """Stop a running verifier in order and wait until it is gone."""
+    folder = home_of(network_path(network), home)
+    pid = running_pid(folder)
+    if pid is None:
+        typer.echo(f"no verifier runs in {folder}")
+        return
+    handle = os.pidfd_open(pid)
+    try:
+        signal.pidfd_send_signal(handle, signal.SIGTERM)
+        # A pidfd is readable once its process has ended: no polling.
+        if not select.select([handle], [], [], STOP_S)[0]:
+            raise ConfigError(f"verifier {pid} has not ended within {STOP_S:.0f} s", fix=f"kill -9 {pid}")
+    finally:
+        os.close(handle)
+    typer.echo(f"verifier {pid} stopped")
+
+
+@app.command()
+def status(network: str = NETWORK, home: Path | None = HOME, json_output: bool = JSON) -> None:
+    """Show a verifier: is it running, its duties, verdicts, disputes and money."""
+    from tolsey.verifier.report import report  # noqa: PLC0415  # loads web3
+
+    path = network_path(network)
+    folder = home_of(path, home)
+    found = report(path, folder / "status.json", pid=running_pid(folder))
+    if json_output:
+        typer.echo(json.dumps(found, indent=1))
+        return
+    state = f"running (pid {found['pid']})" if found["running"] else "not running"
+    typer.echo(f"verifier {found['account']}: {state}")
+    if money := found["money"]:
+        earned = sum(found["earned"].values())
+        typer.echo(f"  free {dollars(money['free'])}, locked {dollars(money['locked'])}, earned {dollars(earned)}")
+    for duty in found["duties"]:
+        kind = "drawn" if duty["is_drawn"] else "watched"
+        typer.echo(
+            f"  job {duty['job_id'][:12]} window {duty['window']:<4} {kind:<8} {duty['stage']:<9} "
+            f"{duty['verdict'] or '-':<12} {duty['message']}"
+        )
+    for item in found["disputes"]:
+        typer.echo(
+            f"  job {item['job_id'][:12]} segment {item['segment']:<4} {item['charge']:<14} {item['stage']:<7} "
+            f"{item['message']}"
+        )
+    for vote in found["votes"]:
+        typer.echo(
+            f"  job {vote['job_id'][:12]} segment {vote['segment']:<4} panel vote "
+            f"{vote['vote'] or '-'}, {vote['stage']}"
+        )
+
+
+def network_path(network: str) -> Path:
+    """The network file for a path or the name of a market on this machine.
+
+    Raises:
+        ConfigError: neither is there.
+    """
+    path = Path(network)
+    if path.is_file():
+        return path.resolve()
+    data = os.environ.get("XDG_DATA_HOME")
+    named = (Path(data) if data else Path.home() / ".local" / "share") / "tolsey" / network / "network.toml"
+    if named.is_file():
+        return named.resolve()
+    raise ConfigError(f"no network file at {path} or {named}", fix="tolsey up, or --network FILE")
+
+
+def home_of(network: Path, home: Path | None) -> Path:
+    """The verifier's folder: as given, else $TOLSEY_HOME, else by network name."""
+    folder = (home or default_home(str(network))).resolve()
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return folder
+
+
+def running_pid(home: Path) -> int | None:
+    """The process that runs in this home now, or None. A left-over file of a killed verifier does not count."""
+    try:
+        pid = int((home / "verifier.pid").read_text())
+        os.kill(pid, 0)
+        with open(home / "verifier.sqlite.lock") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return pid
+    except (OSError, ValueError):
+        return None
+    return None
+
+
+def parse_size(flag: str, text: str) -> int:
+    """Bytes in "4GiB", "512 MiB" or "1000".
+
+    Raises:
+        ConfigError: not a size; names the flag.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(B|KiB|MiB|GiB|TiB)?", text.strip())
+    if found is None:
+        raise ConfigError(f"{flag} is {text!r}, which is no size", fix=f"{flag} 4GiB")
+    return int(Decimal(found[1]) * _SIZES[found[2] or ""])
+
+
+def dollars(units: int) -> str:
+    """A token amount for people; the market's token has six decimals."""
+    return f"{Decimal(units) / DOLLAR_UNITS:.6f}".rstrip("0").rstrip(".")
