@@ -8,6 +8,9 @@ done. Next in the flow: market.py.
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
@@ -16,14 +19,17 @@ from tolsey.client.money import Money
 from tolsey.client.records import Purchases
 from tolsey.contracts.gateway import Gateway
 from tolsey.contracts.network_file import NetworkFile
-from tolsey.contracts.wallet import Keystore, Wallet, read_passphrase
+from tolsey.contracts.wallet import PASSPHRASE_VARIABLE, Keystore, Wallet, read_passphrase
 from tolsey.errors import ConfigError
+from tolsey.network.identity import Identity
+from tolsey.protocol.encoding import keccak256
 from tolsey.protocol.units import Account
 from tolsey.storage.blobs import BlobStore
+from tolsey.storage.engine import Database
 
 RPC_TIMEOUT_S = 10
 QUOTA_BYTES = 64 << 30
-"""Of the client's own contents: inputs that it serves and checkpoints that it fetched."""
+"""Of one purchase: the inputs that it serves."""
 
 
 class Access:
@@ -32,7 +38,6 @@ class Access:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.network = NetworkFile.load(settings.network_path)
-        self.money = Money()
 
     @property
     def home(self) -> Path:
@@ -69,7 +74,7 @@ class Access:
             raise ConfigError(f"no wallet in {self.keys_folder}", fix="tolsey wallet create") from cause
         except (OSError, ValueError, KeyError, TypeError) as cause:
             raise ConfigError(f"{path} is no key file: {cause}") from cause
-        return Account(Gateway.checksummed(address))
+        return checksummed(address)
 
     @cached_property
     def wallet(self) -> Wallet:
@@ -80,7 +85,15 @@ class Access:
         """
         if not Keystore.exists(self.keys_folder):
             raise ConfigError(f"no wallet in {self.keys_folder}", fix="tolsey wallet create")
-        return Wallet.load(self.keys_folder / "wallet.json", read_passphrase(self.settings.passphrase_file))
+        passphrase = read_passphrase(self.settings.passphrase_file)
+        opened = Wallet.load(self.keys_folder / "wallet.json", passphrase)
+        self.__dict__["_passphrase"] = passphrase
+        return opened
+
+    def passphrase_environment(self) -> dict[str, str]:
+        """What a child process needs to open the same keys without a terminal."""
+        passphrase = self.__dict__.get("_passphrase")
+        return {} if passphrase is None else {PASSPHRASE_VARIABLE: passphrase}
 
     @cached_property
     def writer(self) -> Gateway:
@@ -94,6 +107,50 @@ class Access:
         return Purchases(self.home / "client.sqlite")
 
     @cached_property
-    def blobs(self) -> BlobStore:
-        """Inputs to serve and checkpoints fetched."""
-        return BlobStore(self.home / "blobs", quota_bytes=QUOTA_BYTES)
+    def money(self) -> Money:
+        """How the market's token is written."""
+        symbol, decimals = self.reader.token_name()
+        return Money(decimals=decimals, symbol=symbol[:8])
+
+    def folder_of(self, peer_key: bytes) -> Path:
+        """Where one purchase keeps its inputs and its outbox; one process at a time (storage/lock.py)."""
+        return self.home / "purchases" / Identity(peer_key).peer_id[-16:]
+
+    @contextmanager
+    def blobs_of(self, peer_key: bytes) -> Iterator[BlobStore]:
+        """The contents of one purchase.
+
+        Raises:
+            StorageError: another process serves them.
+        """
+        store = BlobStore(self.folder_of(peer_key) / "blobs", QUOTA_BYTES)
+        try:
+            yield store
+        finally:
+            store.close()
+
+    @contextmanager
+    def outbox_of(self, peer_key: bytes) -> Iterator[Database]:
+        """The transactions of one purchase.
+
+        Raises:
+            StorageError: another process follows this job.
+        """
+        database = Database.open(self.folder_of(peer_key) / "outbox.sqlite")
+        try:
+            yield database
+        finally:
+            database.close()
+
+
+def checksummed(address: str) -> Account:
+    """The EIP-55 form of an address with or without 0x.
+
+    Raises:
+        ConfigError: not 20 bytes of hex.
+    """
+    text = str(address).lower().removeprefix("0x")
+    if not re.fullmatch(r"[0-9a-f]{40}", text):
+        raise ConfigError(f"{address!r} is no account: 0x and 40 hex digits are due")
+    digest = keccak256(text.encode()).hex()
+    return Account("0x" + "".join(c.upper() if int(d, 16) > 7 else c for c, d in zip(text, digest, strict=False)))

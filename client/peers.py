@@ -17,9 +17,10 @@ from dataclasses import dataclass
 import trio
 
 from tolsey.client.access import Access
+from tolsey.client.ledger import Ledger
 from tolsey.client.plan import Candidate, Terms
 from tolsey.contracts.wallet import recover
-from tolsey.errors import ChainError, NetworkError, RemoteViolation
+from tolsey.errors import NetworkError, RemoteViolation
 from tolsey.network.gossip import open_gossip
 from tolsey.network.host import Host, open_host
 from tolsey.network.identity import Identity
@@ -27,7 +28,6 @@ from tolsey.network.rpc import Rpc, serve
 from tolsey.network.transfer import ContentStore, serve_content
 from tolsey.protocol import wire
 from tolsey.protocol.encoding import canonical_json
-from tolsey.protocol.job import JobSpec
 from tolsey.protocol.listing import Listing
 from tolsey.protocol.units import JobId
 
@@ -63,9 +63,10 @@ def rpc_of(limits: wire.Limits) -> Rpc:
 class Peers:
     """An open host with the market's questions; made by `open_peers` alone."""
 
-    def __init__(self, access: Access, host: Host) -> None:
+    def __init__(self, access: Access, host: Host, ledger: Ledger) -> None:
         self.host = host
         self._access = access
+        self._ledger = ledger
         self._known: dict[str, Seller] = {}
 
     async def sellers(self, *, patience_s: float = GOSSIP_S) -> list[Seller]:
@@ -96,7 +97,7 @@ class Peers:
         now_ts = await trio.to_thread.run_sync(self._access.reader.now_ts)
         reason = (
             "is not among --on"
-            if terms.on and not any(listing.account.lower().startswith(prefix) for prefix in terms.on)
+            if not is_wanted(listing.account, terms)
             else listing.why_not(request.spec, domain=domain, now_ts=now_ts)
             or ("is not registered on chain under this peer id" if not seller.registered else None)
         )
@@ -155,15 +156,14 @@ class Peers:
         Raises:
             NetworkError: the chain does not know it, or no listing says where it is.
         """
-        registration = await trio.to_thread.run_sync(self._access.reader.worker, account)
-        if registration is None:
+        peer_id = self._ledger.worker_peers.get(account.lower())
+        if peer_id is None:
             raise NetworkError(f"{account} is not registered as a worker on this market")
         await self.sellers(patience_s=0)
         for seller in self._known.values():
-            if seller.listing.account.lower() == account.lower():
-                self.host.add_addrs(seller.listing.peer_id, seller.listing.addrs)
-                return seller.listing.peer_id, list(seller.listing.addrs)
-        return registration.peer_id, self.host.addrs_of(registration.peer_id)
+            if seller.listing.peer_id == peer_id:
+                self.host.add_addrs(peer_id, seller.listing.addrs)
+        return peer_id, self.host.addrs_of(peer_id)
 
     def book(self) -> bytes:
         """What we know, for whoever asks."""
@@ -210,12 +210,7 @@ class Peers:
         known = self._known.get(listing.account.lower())
         if known is not None and known.listing.sequence >= listing.sequence:
             return
-        try:
-            registration = await trio.to_thread.run_sync(self._access.reader.worker, listing.account)
-        except ChainError as error:
-            _log.info("worker %s: %s", listing.account, error)
-            registration = None
-        registered = registration is not None and registration.peer_id == listing.peer_id
+        registered = self._ledger.worker_peers.get(listing.account.lower()) == listing.peer_id
         self._known[listing.account.lower()] = Seller(listing=listing, signed=signed, registered=registered)
 
 
@@ -223,6 +218,7 @@ class Peers:
 async def open_peers(
     access: Access,
     *,
+    ledger: Ledger,
     identity: Identity | None = None,
     listen: str = LISTEN_ANYWHERE,
     store: ContentStore | None = None,
@@ -230,10 +226,11 @@ async def open_peers(
     """A host that asks; with `store` it also serves contents, until the block is left.
 
     Args:
+        ledger: who is registered under which peer id.
         identity: a fresh one where nobody has to find us again.
     """
     async with open_host(identity or Identity.generate(), listen) as host:
-        peers = Peers(access, host)
+        peers = Peers(access, host, ledger)
 
         async def tell_book(_peer_id: str, _raw: bytes) -> bytes:
             return peers.book()
@@ -244,6 +241,6 @@ async def open_peers(
         yield peers
 
 
-def matching(sellers: Sequence[Seller], spec: JobSpec) -> list[Seller]:
-    """Those of the job's numerics class and profile."""
-    return [s for s in sellers if spec.profile in s.listing.profiles and s.listing.class_id == spec.class_id]
+def is_wanted(account: str, terms: Terms) -> bool:
+    """Whether `--on` leaves this worker in."""
+    return not terms.on or any(account.lower().startswith(prefix) for prefix in terms.on)

@@ -27,7 +27,8 @@ def write_png(path: Path, curve: Curve, *, title: str) -> None:
     axes.set(title=title, xlabel="step", ylabel="loss")
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    FigureCanvasAgg(figure).print_png(str(path))
+    FigureCanvasAgg(figure)
+    figure.savefig(str(path), format="png")
 
 
 def block_curve(curve: Curve, *, width: int = 64, height: int = 6) -> list[str]:

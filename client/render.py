@@ -19,11 +19,13 @@ from tolsey.client.money import Money
 from tolsey.client.timeline import short
 from tolsey.client.views import (
     AuditView,
+    FetchView,
     JobLine,
     JobView,
     LedgerAudit,
     ListingView,
     PlanView,
+    RunView,
     StatusView,
     WalletView,
 )
@@ -156,6 +158,34 @@ def wallet(view: WalletView, money: Money) -> RenderableType:
     ):
         made.add_row(name, value)
     return made
+
+
+def result(view: RunView) -> RenderableType:
+    """How a job ended, and what to type next."""
+    short_id = view.job_id[:12]
+    line = Text.assemble(f"job {short_id}: ", state(view.state))
+    if view.first_step_s is not None:
+        line.append(f", first step after {duration(view.first_step_s)}")
+    if view.checkpoint:
+        line.append(f", checkpoint at {view.checkpoint}")
+    follow_up = {
+        "completed": f"tolsey get {short_id} --plot loss.png, tolsey audit {short_id}",
+        "accepted": f"tolsey show {short_id}, tolsey logs -f {short_id}, tolsey wait {short_id}",
+    }.get(view.state, f"tolsey show {short_id}")
+    return Group(line, Text(f"next: {follow_up}", style="dim"))
+
+
+def fetched(view: FetchView) -> RenderableType:
+    """The chain of hashes from the file to the chain."""
+    lines = [
+        f"{view.path}: {size(view.size_bytes)}, state after {view.step} steps",
+        f"  file         content {view.content_id[:16]}",
+        f"  state root   {view.state_root[:16]}  computed from the file's tensors",
+        f"  segment {view.segment:<4} stands in window {view.window} under root {view.window_root[:16]}, which is on chain",
+    ]
+    if view.plot:
+        lines.append(f"loss curve in {view.plot}")
+    return Group(*map(Text, lines))
 
 
 def audit(view: AuditView) -> RenderableType:

@@ -176,6 +176,11 @@ def _job_sentence(event: ev.JobEvent, money: Money) -> str:
     return type(event).__name__
 
 
+def is_payment(event: ev.Event) -> bool:
+    """Whether the event paid a window."""
+    return isinstance(event, ev.WindowSettled)
+
+
 def short(account: str) -> str:
     """An account for a line of text."""
     return f"{account[:8]}…{account[-4:]}"

@@ -1,0 +1,264 @@
+"""From a job on disk to an accepted offer: ask, plan, decide, lock the money.
+
+    1. pack       program, data and initial state into the purchase's own content store
+    2. seal       a fresh secret and its hash chain; written down before any worker hears of it
+    3. ask        every listed worker of one numerics class, at once, while our host serves the contents
+    4. plan       pure (plan.py): who fits, who does not and why, odds and clocks
+    5. decide     the caller's yes; nothing has been signed so far
+    6. fund       what the ledger lacks, by a signed permit; refused before it is sent where the wallet lacks it too
+    7. accept     the chosen offer is written down first, then sent through the outbox: once, whatever happens
+
+A no at step 5, or any failure before 7, leaves nothing behind. Next in the flow: serve.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import secrets
+import shutil
+import socket
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import trio
+
+from tolsey.client import spec as specs
+from tolsey.client.access import Access
+from tolsey.client.ledger import Ledger
+from tolsey.client.peers import Peers, Seller, is_wanted, open_peers
+from tolsey.client.plan import Plan, Terms, examine, make_plan
+from tolsey.client.records import Purchase
+from tolsey.client.serve import in_thread
+from tolsey.contracts.sender import Sender
+from tolsey.contracts.views import NOBODY
+from tolsey.errors import ConfigError, InsufficientFunds, LocalViolation, NoOffer
+from tolsey.network.identity import Identity
+from tolsey.protocol.job import JobSpec
+from tolsey.protocol.offer import seal_chain
+from tolsey.protocol.units import Account, ClassId, Seconds, StateRoot, TokenUnits
+from tolsey.protocol.wire import OfferRequest
+from tolsey.storage.blobs import BlobStore
+from tolsey.storage.engine import Database
+
+if TYPE_CHECKING:
+    from tolsey.runtime.author import BuiltJob
+
+DEFAULT_VERIFIERS = 3
+DEFAULT_SAMPLES = 2
+DEFAULT_VERDICT_FEE = "0.05"
+INPUT = "input"
+"""Who pins the contents of a purchase in its store."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wishes:
+    """What the command line adds to the job file; None and empty mean: as the file says, else the default."""
+
+    data: Path | None = None
+    max_cost: str | None = None
+    verifiers: int | None = None
+    samples: int | None = None
+    on: tuple[str, ...] = ()
+
+
+class Shop:
+    """An open purchase: its plan is made, its contents are served; `accept` buys.
+
+    Attributes:
+        plan: what would happen. peers: the open host.
+    """
+
+    def __init__(self, access: Access, peers: Peers, database: Database, intent: Purchase, plan: Plan) -> None:
+        self._access, self.peers, self._intent, self.plan = access, peers, intent, plan
+        self._database = database
+        self.accepted = False
+
+    async def accept(self) -> tuple[Purchase, Sender]:
+        """Locks the escrow; the purchase with its job id, and the sender that goes on with it.
+
+        Raises:
+            InsufficientFunds: nothing was sent. Reverted: the market refused; nothing is locked.
+        """
+        offer, chosen = self.plan.offer, self.plan.chosen
+        gateway = await trio.to_thread.run_sync(lambda: self._access.writer)
+        sender = Sender(gateway, self._database)
+        await self._fund(sender, offer.escrow)
+        job_id = offer.job_id(self._access.network.domain)
+        table = self._access.purchases
+        await table.choose(self._intent.seal, job_id, offer, chosen.signature, chosen.peer_id)
+        self.accepted = True  # from here on the purchase must not be forgotten
+        await sender.send(gateway.action.accept(offer, chosen.signature), action_id=f"accept:{job_id.hex()}")
+        purchase = await table.of_job(job_id)
+        assert purchase is not None, "it was written two lines above"
+        return purchase, sender
+
+    async def _fund(self, sender: Sender, escrow: TokenUnits) -> None:
+        gateway, account, money = self._access.writer, self._access.account, self._access.money
+        free, _locked = await in_thread(gateway.account, account)
+        missing = TokenUnits(escrow - free)
+        if missing <= 0:
+            return
+        held = await in_thread(gateway.token_balance, account)
+        if held < missing:
+            raise InsufficientFunds(
+                f"the escrow is {money.text(escrow)}; {account} has {money.text(free)} free in the market and "
+                f"{money.text(held)} in the wallet",
+                fix=f"tolsey wallet faucet (local chains), or send {money.text(missing - held)} to {account}",
+            )
+        action = await in_thread(gateway.action.deposit, missing)
+        await sender.send(action, action_id=f"deposit:{self._intent.seal.hex()}:{free}")
+
+
+@asynccontextmanager
+async def open_shop(access: Access, request: specs.Request, wishes: Wishes) -> AsyncIterator[Shop]:
+    """Steps 1 to 4; what was not accepted when the block is left is forgotten.
+
+    Raises:
+        NoOffer, ConfigError, SpecInvalid, ChainUnavailable: before anything was signed.
+    """
+    terms = await in_thread(_terms, access, request, wishes)
+    account = access.account
+    ledger = await in_thread(Ledger.read, access)
+    key = os.urandom(32)
+    folder = access.folder_of(key)
+    shop: Shop | None = None
+    intent: Purchase | None = None
+    try:
+        with access.blobs_of(key) as blobs, access.outbox_of(key) as database:
+            built = await trio.to_thread.run_sync(lambda: specs.build(request, folder / "built", data=wishes.data))
+            await trio.to_thread.run_sync(_pack, blobs, built)
+            listen = f"/ip4/127.0.0.1/tcp/{_free_port()}"
+            async with open_peers(access, ledger=ledger, identity=Identity(key), listen=listen, store=blobs) as peers:
+                sellers = await peers.sellers()
+                intent = _sealed(built, choose_class(sellers, terms, ledger), key, listen)
+                await access.purchases.keep(intent)
+                plan = await _ask(access, peers, sellers, intent, terms, account)
+                shop = Shop(access, peers, database, intent, plan)
+                yield shop
+    finally:
+        shutil.rmtree(folder / "built", ignore_errors=True)
+        if shop is None or not shop.accepted:
+            shutil.rmtree(folder, ignore_errors=True)
+            if intent is not None:
+                with trio.CancelScope(shield=True):
+                    await access.purchases.drop(intent.seal)
+
+
+def choose_class(sellers: Sequence[Seller], terms: Terms, ledger: Ledger) -> ClassId:
+    """The numerics class to buy in: where most verifiers can check, then where most workers sell.
+
+    A job is pinned to one class, because only equal machines give equal bits.
+
+    Raises:
+        NoOffer: nobody who may have the job sells anything.
+    """
+    wanted = [s for s in sellers if s.registered and is_wanted(s.listing.account, terms)]
+    if not wanted:
+        heard = f"{len(sellers)} listings heard, none of them " + (
+            "named by --on" if terms.on else "registered on chain"
+        )
+        raise NoOffer(
+            heard if sellers else "no worker sells on this market now: nobody's listing was heard",
+            fix="tolsey offers, or start a worker: tolsey worker start",
+        )
+    count = Counter(s.listing.class_id for s in wanted)
+    return max(count, key=lambda class_id: (len(ledger.verifier_peers(class_id)), count[class_id], class_id))
+
+
+async def _ask(
+    access: Access, peers: Peers, sellers: Sequence[Seller], intent: Purchase, terms: Terms, account: Account
+) -> Plan:
+    request = OfferRequest(
+        spec=intent.spec,
+        initial_root=intent.initial_root,
+        client=account,
+        client_seal=intent.seal,
+        verifier_count=terms.verifier_count,
+        sample_count=terms.sample_count,
+        verdict_fee=terms.verdict_fee,
+        clocks=terms.clocks,
+    )
+    answers = await peers.ask_all(sellers, request, terms)
+    now_ts = await in_thread(access.reader.now_ts)
+    candidates = [
+        examine(
+            answer, spec=intent.spec, terms=terms, client=account, client_seal=intent.seal,
+            initial_root=intent.initial_root, now_ts=now_ts,
+        )
+        for answer in answers
+    ]  # fmt: skip
+    pool = await in_thread(access.reader.pool, intent.spec.class_id)
+    return make_plan(candidates, spec=intent.spec, terms=terms, pool_size=sum(who != NOBODY for who in pool))
+
+
+def _terms(access: Access, request: specs.Request, wishes: Wishes) -> Terms:
+    """What the client wants, from options, then the file, then the network and the defaults."""
+    money = access.money
+    cost = wishes.max_cost or request.max_cost
+    clocks = access.network.clocks
+    try:
+        asked = dataclasses.replace(clocks, **{name: Seconds(value) for name, value in request.clocks.items()})
+    except TypeError as cause:
+        raise ConfigError(f"clocks: {cause}") from cause
+    return Terms(
+        max_cost=None if cost is None else money.parse(cost, name="max_cost"),
+        verifier_count=_first(wishes.verifiers, request.verifiers, DEFAULT_VERIFIERS),
+        sample_count=_first(wishes.samples, request.samples, DEFAULT_SAMPLES),
+        verdict_fee=money.parse(request.verdict_fee or DEFAULT_VERDICT_FEE, name="verdict_fee"),
+        clocks=asked,
+        on=frozenset(_account_prefix(text) for text in (wishes.on or request.on)),
+    )
+
+
+def _account_prefix(text: str) -> str:
+    prefix = text.strip().lower()
+    if not re.fullmatch(r"0x[0-9a-f]{4,40}", prefix):
+        raise ConfigError(f"--on {text!r} is no account or beginning of one", fix="0x and at least 4 hex digits")
+    return prefix
+
+
+def _first(*values: int | None) -> int:
+    return next(value for value in values if value is not None)
+
+
+def _sealed(built: BuiltJob, class_id: ClassId, key: bytes, listen: str) -> Purchase:
+    spec: JobSpec = specs.spec_of(built, class_id)
+    secret = secrets.token_bytes(32)
+    return Purchase(
+        seal=seal_chain(secret, spec.window_count)[-1],
+        secret=secret,
+        peer_key=key,
+        listen=listen,
+        spec=spec,
+        initial_root=StateRoot(built.initial_root),
+        created_at=int(time.time()),
+    )
+
+
+def _pack(blobs: BlobStore, built: BuiltJob) -> None:
+    """Puts everything that a worker may ask for into the store, and checks that the ids are those of the spec."""
+    expected = [
+        (built.program_path, built.program_id),
+        (built.dataset_path, built.dataset_id),
+        *zip(built.data_paths, (item.content for item in built.manifest.files), strict=True),
+    ]
+    if built.initial_path is not None and built.initial_id is not None:
+        expected.append((built.initial_path, built.initial_id))
+    for path, content_id in expected:
+        found = blobs.put_file(path, pin=INPUT)
+        if found != content_id:
+            raise LocalViolation(f"{path.name} has content id {found.hex()}, the job names {content_id.hex()}")
+
+
+def _free_port() -> int:
+    """A port that this job keeps for its life, so that the worker finds a restarted client."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

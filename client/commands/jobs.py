@@ -1,0 +1,111 @@
+"""`tolsey ps`, `show`, `logs`, `wait`, `get` and `cancel`: what becomes of a job that was bought."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import trio
+import typer
+
+from tolsey.client import exit_codes, render, views
+from tolsey.client.commands import shared
+from tolsey.client.views import ProgressView
+
+app = typer.Typer()
+
+OUT = typer.Option(None, "--out", "-o", help="Where to; JOB.safetensors by default.")
+PLOT = typer.Option(None, "--plot", help="Also draw the loss curve into this PNG.")
+
+
+@app.command("ps")
+def ps(
+    everybody: bool = typer.Option(False, "--all", help="All jobs of the market, not only mine."),
+    json_output: bool = shared.JSON,
+    network: Path | None = shared.NETWORK,
+    home: Path | None = shared.HOME,
+) -> None:
+    """List my jobs."""
+    market = shared.open_market(network, home)
+    found = market.ps(everybody=everybody)
+    shared.show(found, json_output, render.jobs(found, market.access.money))
+
+
+@app.command("show")
+def show(
+    job: str = shared.JOB,
+    json_output: bool = shared.JSON,
+    network: Path | None = shared.NETWORK,
+    home: Path | None = shared.HOME,
+) -> None:
+    """Show one job's timeline: states, roots, draws, verdicts, money."""
+    market = shared.open_market(network, home)
+    found = market.show(job)
+    shared.show(found, json_output, render.job(found, market.access.money))
+
+
+@app.command("logs")
+def logs(
+    job: str = shared.JOB,
+    follow: bool = typer.Option(False, "--follow", "-f", help="Go on until the job is final."),
+    json_output: bool = shared.JSON,
+    network: Path | None = shared.NETWORK,
+    home: Path | None = shared.HOME,
+) -> None:
+    """Print a job's loss, step by step."""
+    market = shared.open_market(network, home)
+
+    def on_step(view: ProgressView) -> None:
+        print(
+            views.dumps(view, indent=None) if json_output else f"step {view.step:>8}  loss {view.loss[:10]}", flush=True
+        )
+
+    market.logs(job, follow=follow, on_step=on_step)
+
+
+@app.command("wait")
+def wait(
+    job: str = shared.JOB,
+    timeout: float | None = typer.Option(None, "--timeout", help="Seconds after which to give up (exit code 124)."),
+    json_output: bool = shared.JSON,
+    network: Path | None = shared.NETWORK,
+    home: Path | None = shared.HOME,
+) -> None:
+    """Wait until a job is final; the exit code says how it ended."""
+    market = shared.open_market(network, home)
+    try:
+        found = market.wait(job, timeout_s=timeout)
+    except trio.TooSlowError:
+        print(f"job {job} is not final after {timeout:g} s; it goes on", file=sys.stderr)
+        raise typer.Exit(exit_codes.WAIT_TIMED_OUT) from None
+    shared.show(found, json_output, render.result(found))
+    raise typer.Exit(found.exit_code)
+
+
+@app.command("get")
+def get(
+    job: str = shared.JOB,
+    out: Path | None = OUT,
+    plot: Path | None = PLOT,
+    json_output: bool = shared.JSON,
+    network: Path | None = shared.NETWORK,
+    home: Path | None = shared.HOME,
+) -> None:
+    """Download the final checkpoint and check it against the chain."""
+    market = shared.open_market(network, home)
+    found = market.get(job, out=out, plot=plot)
+    shared.show(found, json_output, render.fetched(found))
+
+
+@app.command("cancel")
+def cancel(
+    job: str = shared.JOB,
+    json_output: bool = shared.JSON,
+    network: Path | None = shared.NETWORK,
+    home: Path | None = shared.HOME,
+    passphrase_file: Path | None = shared.PASSPHRASE_FILE,
+) -> None:
+    """Cancel a job before its first commitment; the forfeit goes to the worker."""
+    market = shared.open_market(network, home, passphrase_file)
+    found = market.cancel(job)
+    shared.show(found, json_output, render.result(found))

@@ -1,0 +1,101 @@
+"""`tolsey up`, `down`, `status` and `demo`: a whole market on this machine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from tolsey.client import render
+from tolsey.client.commands import shared
+from tolsey.client.config import Settings, market_folder
+from tolsey.errors import ConfigError, TolseyError
+
+app = typer.Typer()
+
+FOLDER = typer.Option(None, "--home", help="The market's folder; ~/.local/share/tolsey/local by default.")
+ENGINE = typer.Option("auto", "--engine", help="auto, anvil or embedded.")
+
+
+@app.command("up")
+def up(
+    workers: int = typer.Option(3, "--workers", min=1, max=16, help="How many workers."),
+    verifiers: int = typer.Option(3, "--verifiers", min=0, max=16, help="How many verifiers."),
+    engine: str = ENGINE,
+    home: Path | None = FOLDER,
+    json_output: bool = shared.JSON,
+) -> None:
+    """Start a whole local market: chain, workers, verifiers, a funded wallet."""
+    from tolsey.client import local_market  # noqa: PLC0415  # loads web3 and libp2p
+
+    if engine not in ("auto", "anvil", "embedded"):
+        raise ConfigError(f"--engine is {engine!r}; it is auto, anvil or embedded")
+    folder = (home or market_folder()).resolve()
+    arguments = ["--workers", str(workers), "--verifiers", str(verifiers), "--engine", engine]
+    with local_market.started_keeper(folder, arguments) as output:
+        for line in output:
+            said = json.loads(line)
+            if "say" in said and not json_output:
+                render.err.print(said["say"])
+            if "error" in said:
+                raise _Failed(said)
+            if said.get("event") == "ready":
+                break
+        else:
+            raise ConfigError(
+                f"the market did not come up: {local_market.last_words(folder / 'keeper.log')}",
+                fix=f"less {folder / 'keeper.log'}",
+            )
+    _print_status(folder, json_output)
+    if not json_output:
+        render.err.print("next: tolsey run SPEC.toml, tolsey offers, tolsey down")
+
+
+@app.command("down")
+def down(home: Path | None = FOLDER) -> None:
+    """Stop the local market."""
+    from tolsey.client import local_market  # noqa: PLC0415  # loads web3 and libp2p
+
+    folder = (home or market_folder()).resolve()
+    stopped = local_market.stop_market(folder)
+    render.err.print("stopped" if stopped else f"no market runs in {folder}")
+
+
+@app.command("status")
+def status(home: Path | None = FOLDER, json_output: bool = shared.JSON) -> None:
+    """Show the local market: processes, peers, chain head, listings, jobs."""
+    _print_status((home or market_folder()).resolve(), json_output)
+
+
+@app.command("demo")
+def demo(
+    engine: str = ENGINE,
+    fast: bool = typer.Option(False, "--fast", help="A smaller job."),
+    keep: bool = typer.Option(False, "--keep", help="Leave the demo's folder on disk."),
+) -> None:
+    """Buy, verify, pay, catch a liar, audit: the whole story in three minutes."""
+    from tolsey.client import demo as story  # noqa: PLC0415  # loads web3 and libp2p
+
+    if engine not in ("auto", "anvil", "embedded"):
+        raise ConfigError(f"--engine is {engine!r}; it is auto, anvil or embedded")
+    raise typer.Exit(story.main(engine=engine, fast=fast, keep=keep))
+
+
+class _Failed(TolseyError):
+    """What the keeper said before it ended, with its exit code."""
+
+    def __init__(self, said: dict[str, Any]) -> None:
+        super().__init__(said["error"], fix=said["fix"])
+        self.exit_code = said["code"]
+
+
+def _print_status(folder: Path, json_output: bool) -> None:
+    from tolsey.client import world_view  # noqa: PLC0415  # loads web3 and libp2p
+
+    if not (folder / "network.toml").is_file():
+        raise ConfigError(f"no market was ever started in {folder}", fix="tolsey up")
+    settings = Settings.find(network=folder / "network.toml", home=folder / "client")
+    view, money = world_view.status(settings, folder)
+    shared.show(view, json_output, render.status(view, money))

@@ -1,0 +1,140 @@
+"""From what the client knows (offers, logs, progress) to the views that commands print.
+
+Pure. Next: render.py for people, views.py for programs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+
+from tolsey.client import timeline
+from tolsey.client.ledger import JobLog, Ledger
+from tolsey.client.money import Money
+from tolsey.client.peers import Seller
+from tolsey.client.plan import Candidate, Plan
+from tolsey.client.plots import Curve
+from tolsey.client.records import Purchase
+from tolsey.client.views import CandidateView, FetchView, JobLine, JobView, ListingView, OddsView, PlanView
+from tolsey.protocol.lifecycle import FINAL
+from tolsey.protocol.wire import Progress
+
+
+def listing(seller: Seller) -> ListingView:
+    """What one worker sells."""
+    found = seller.listing
+    return ListingView(
+        worker=found.account,
+        peer_id=found.peer_id,
+        class_name=found.class_name,
+        class_id=found.class_id.hex(),
+        price_per_petaflop=found.price_per_petaflop,
+        min_price=found.min_price,
+        bond_bps=found.bond_bps,
+        memory_bytes=found.memory_bytes,
+        flops_per_s=found.flops_per_s,
+        busy=found.busy,
+        capacity=found.capacity,
+        expires_at=found.expires_at,
+        registered=seller.registered,
+    )
+
+
+def plan(made: Plan) -> PlanView:
+    """The plan screen's contents."""
+    offer, spec = made.offer, made.spec
+    return PlanView(
+        name=spec.name,
+        spec_hash=spec.spec_hash.hex(),
+        steps=spec.steps,
+        segments=spec.segment_count,
+        windows=spec.window_count,
+        worker=offer.worker,
+        price=offer.price,
+        verdict_escrow=offer.verdict_escrow,
+        escrow=offer.escrow,
+        bond=offer.bond,
+        forfeit=offer.forfeit,
+        eta_s=made.chosen.eta_s,
+        clocks=dataclasses.asdict(made.terms.clocks),
+        verifiers=offer.verifier_count,
+        samples=offer.sample_count,
+        pool_size=made.pool_size,
+        candidates=tuple(map(_candidate, made.candidates)),
+        odds=tuple(OddsView(share=o.share, faked=o.faked, caught=o.caught) for o in made.odds),
+    )
+
+
+def _candidate(found: Candidate) -> CandidateView:
+    offer = found.offer
+    return CandidateView(
+        worker=found.account,
+        class_name=found.class_name,
+        price=None if offer is None else offer.price,
+        escrow=None if offer is None else offer.escrow,
+        bond=None if offer is None else offer.bond,
+        eta_s=found.eta_s,
+        dropped=found.dropped,
+    )
+
+
+def job_line(log: JobLog, purchase: Purchase | None) -> JobLine:
+    """One line of `tolsey ps`."""
+    progress = purchase.progress if purchase else None
+    flows = timeline.flows(log.events)
+    last = log.last_change
+    return JobLine(
+        job_id=log.job_id.hex(),
+        name=purchase.spec.name if purchase else None,
+        worker=log.offer.worker,
+        state=log.state.name.lower(),
+        window=last.window,
+        windows=log.offer.window_count,
+        price=log.offer.price,
+        paid=flows.paid_worker + flows.paid_verifiers + flows.fee,
+        deadline=0 if log.state in FINAL else last.deadline,
+        step=progress.step if progress else None,
+        steps=progress.steps if progress else None,
+        loss=progress.losses[-1][1][:8] if progress and progress.losses else None,
+    )
+
+
+def job(log: JobLog, purchase: Purchase | None, money: Money) -> JobView:
+    """`tolsey show`."""
+    flows = timeline.flows(log.events)
+    offer = log.offer
+    return JobView(
+        job=job_line(log, purchase),
+        client=offer.client,
+        bond=offer.bond,
+        escrow=offer.escrow,
+        forfeit=offer.forfeit,
+        verdict_fee=offer.verdict_fee,
+        roots=tuple(root.hex() for root in log.roots),
+        timeline=timeline.entries(log.events, money),
+        paid_worker=flows.paid_worker,
+        paid_verifiers=flows.paid_verifiers,
+        refunded=flows.refunded,
+        compensated=flows.compensated,
+    )
+
+
+def curve(progress: Progress | None) -> Curve:
+    """The losses as numbers; what is no number is left out."""
+    points: list[tuple[int, float]] = []
+    for step, loss in progress.losses if progress else ():
+        try:
+            points.append((step, float(loss)))
+        except ValueError:
+            continue
+    return points
+
+
+def with_plot(found: FetchView, plot: str) -> FetchView:
+    """The view with the path of its plot."""
+    return dataclasses.replace(found, plot=plot)
+
+
+def by_state(ledger: Ledger) -> dict[str, int]:
+    """Jobs counted by state."""
+    return dict(Counter(log.state.name.lower() for log in ledger.jobs.values()))
