@@ -8,10 +8,11 @@ processes from short-lived threads.)
 Requests, by `kind`:
 
     "class"  which machines share this one's bits
+    "speed"  how many floating-point operations a second a product of matrices runs at here
     "init"   write the initial checkpoint and tell its root
     "run"    run segments first_segment … last_segment (both included) from a checkpoint, or from the initial state
 
-Events: ready, init, step, step_root, segment, done; error (kind = class name in tolsey.errors, message, fix), after
+Events: ready, speed, init, step, step_root, segment, done; error (kind = class name in tolsey.errors, message, fix), after
 which it exits with 1. child_client.py, the other end, lists the fields.
 
 It refuses a program, data set or checkpoint that is not the one the spec or request names, and a machine of another
@@ -42,7 +43,7 @@ from tolsey.errors import (
 from tolsey.protocol.checkpoint import Segment, StateRoot
 from tolsey.protocol.content import content_id_of_bytes
 from tolsey.protocol.job import JobSpec
-from tolsey.runtime import dataset, determinism, optimisers, state
+from tolsey.runtime import cost, dataset, determinism, optimisers, speed, state
 from tolsey.runtime.admission import DEFAULT_MEMORY_BYTES, Admitted, admit_bytes
 from tolsey.runtime.executor import Executable
 from tolsey.runtime.graph import MAX_PROGRAM_BYTES
@@ -103,6 +104,10 @@ def _serve(request: dict[str, Any], tell: Tell) -> None:
         determinism.pin("pinned")
         _ready(tell, device)
         return
+    if request["kind"] == "speed":
+        determinism.pin("pinned")
+        tell("speed", flops_per_s=speed.flops_per_s(device))
+        return
     spec = JobSpec.decode(_read(request["spec"], "job spec", MAX_REQUEST_BYTES))
     determinism.pin(spec.profile)
     job = _load(request, spec)
@@ -151,7 +156,10 @@ def _init(request: dict[str, Any], job: _Job, tell: Tell) -> None:
     first = state.initial_state(job.admitted.program, job.spec.seed, job.initial_tensors)
     path = Path(request["out_dir"]) / "initial.safetensors"
     size = state.write(first, path)
-    tell("init", root=state.root_of(first, job.spec.profile).hex(), path=str(path), size_bytes=size)
+    tell(
+        "init", root=state.root_of(first, job.spec.profile).hex(), path=str(path), size_bytes=size,
+        work_flops=job.spec.steps * cost.step_flops(job.admitted.program),
+    )
 
 
 def _run(request: dict[str, Any], job: _Job, device: str, tell: Tell) -> None:

@@ -70,6 +70,13 @@ class ClassRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SpeedRequest:
+    """How fast this machine multiplies matrices."""
+
+    device: str = "cpu"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class InitRequest:
     """Write the initial checkpoint into out_dir."""
 
@@ -104,7 +111,7 @@ class RunRequest:
     device: str = "cpu"
 
 
-Request = ClassRequest | InitRequest | RunRequest
+Request = ClassRequest | SpeedRequest | InitRequest | RunRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,10 +124,20 @@ class Ready:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Speed:
+    """Floating-point operations a second of a product of matrices: above what training reaches."""
+
+    flops_per_s: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class InitDone:
+    """The initial checkpoint is on disk; `work_flops`: of the whole job, as cost.py counts."""
+
     root: StateRoot
     path: Path
     size_bytes: int
+    work_flops: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,8 +169,8 @@ class SegmentDone:
     seconds: float
 
 
-Event = Ready | InitDone | StepDone | StepRoot | SegmentDone
-_E = TypeVar("_E", Ready, InitDone)
+Event = Ready | Speed | InitDone | StepDone | StepRoot | SegmentDone
+_E = TypeVar("_E", Ready, Speed, InitDone)
 
 
 @asynccontextmanager
@@ -177,6 +194,11 @@ async def training(request: Request) -> AsyncIterator[AsyncGenerator[Event, None
 async def class_of(device: str = "cpu") -> Ready:
     """This machine's numerics class, found by a short-lived process."""
     return await _one(ClassRequest(device=device), Ready)
+
+
+async def speed_of(device: str = "cpu") -> Speed:
+    """This machine's speed, measured by a short-lived process."""
+    return await _one(SpeedRequest(device=device), Speed)
 
 
 async def write_initial(request: InitRequest) -> InitDone:
@@ -238,6 +260,8 @@ def encode_request(request: Request) -> bytes:
     """The request as the child's one line of input."""
     if isinstance(request, ClassRequest):
         return _line({"kind": "class", "device": request.device})
+    if isinstance(request, SpeedRequest):
+        return _line({"kind": "speed", "device": request.device})
     files = request.files
     value: dict[str, Any] = {
         "kind": "init", "spec": str(files.spec), "program": str(files.program), "dataset": str(files.dataset),
@@ -300,7 +324,8 @@ def _segment_done(fields: Mapping[str, Any]) -> SegmentDone:
 
 _PARSERS: Final[dict[str, Callable[[Any], Event]]] = {
     "ready": lambda f: Ready(class_id=ClassId(bytes.fromhex(f["class_id"])), facts=f["facts"], peak_bytes=f["peak_bytes"]),
-    "init": lambda f: InitDone(root=_root(f["root"]), path=Path(f["path"]), size_bytes=f["size_bytes"]),
+    "speed": lambda f: Speed(flops_per_s=f["flops_per_s"]),
+    "init": lambda f: InitDone(root=_root(f["root"]), path=Path(f["path"]), size_bytes=f["size_bytes"], work_flops=f["work_flops"]),
     "step": lambda f: StepDone(**f),
     "step_root": lambda f: StepRoot(step=f["step"], root=_root(f["root"])),
     "segment": _segment_done,

@@ -23,19 +23,24 @@ import torch
 from tolsey.protocol import philox
 
 BLOCKS_AT_ONCE: Final = 1 << 14
-"""Blocks computed together: eight int64 rows of 128 KiB stay in the second-level cache."""
+"""Blocks computed together: six rows of 128 KiB stay in the second-level cache."""
 
 
 def words(
     seed: int, *, domain: int, stream: int, count: int, first_index: int = 0, device: torch.device | None = None
 ) -> torch.Tensor:
     """`count` u32 words as int64 [count]: blocks first_index, first_index + 1, … one after another."""
+    on_host = device is None or device.type == "cpu"
     out = torch.empty((-(-count // 4), 4), dtype=torch.int64, device=device)
     for start in range(0, len(out), BLOCKS_AT_ONCE):
-        stop = min(start + BLOCKS_AT_ONCE, len(out))
-        low = torch.arange(start, stop, dtype=torch.int64, device=device) + (first_index & philox.MASK32)
-        high = (low >> 32) + (first_index >> 32)
-        _philox(low & philox.MASK32, high, stream, domain, seed, out[start:stop])
+        part = out[start : start + BLOCKS_AT_ONCE]
+        if on_host:
+            index = numpy.arange(first_index + start, first_index + start + len(part), dtype=numpy.uint64)
+            philox_numpy(index & _MASK32, index >> _SHIFT32, stream, domain, seed, part.numpy().view(numpy.uint64))
+        else:
+            low = torch.arange(start, start + len(part), dtype=torch.int64, device=device)
+            low += first_index & philox.MASK32
+            philox_torch(low & philox.MASK32, (low >> 32) + (first_index >> 32), stream, domain, seed, part)
     return out.reshape(-1)[:count]
 
 
@@ -74,19 +79,20 @@ def keep_mask(
 
 def permutation(seed: int, *, epoch: int, positions: numpy.ndarray, count: int) -> numpy.ndarray:
     """Where each position of an epoch points: int64 -> int64, equal to `philox.permute` of each."""
-    half = philox.half_bits(count)
-    mask = (1 << half) - 1
-    values = torch.from_numpy(numpy.ascontiguousarray(positions, dtype=numpy.int64).copy())
-    todo = torch.arange(len(values))
+    half = numpy.uint64(philox.half_bits(count))
+    mask = (numpy.uint64(1) << half) - numpy.uint64(1)
+    values = positions.astype(numpy.uint64)
+    todo = numpy.arange(len(values))
     while len(todo):
         left, right = values[todo] >> half, values[todo] & mask
+        out = numpy.empty((len(todo), 4), dtype=numpy.uint64)
         for round_ in range(philox.FEISTEL_ROUNDS):
-            out = torch.empty((len(todo), 4), dtype=torch.int64)
-            _philox(right, torch.full_like(right, round_), epoch & philox.MASK32, philox.DOMAIN_ORDER, seed, out)
+            high = numpy.full_like(right, round_)
+            philox_numpy(right.copy(), high, epoch & philox.MASK32, philox.DOMAIN_ORDER, seed, out)
             left, right = right, left ^ (out[:, 0] & mask)
         values[todo] = (left << half) | right
         todo = todo[values[todo] >= count]
-    return values.numpy()
+    return values.astype(numpy.int64)
 
 
 def normal_quantile(p: torch.Tensor) -> torch.Tensor:
@@ -100,10 +106,36 @@ def normal_quantile(p: torch.Tensor) -> torch.Tensor:
     return torch.where(q.abs() <= 0.425, centre, torch.where(q < 0, -outer, outer))
 
 
-def _philox(
+def philox_numpy(
+    c0: numpy.ndarray, c1: numpy.ndarray, stream: int, domain: int, seed: int, out: numpy.ndarray
+) -> None:
+    """Ten rounds over counters (c0, c1, stream, domain), uint64 [n] each below 2^32, into `out` [n, 4].
+
+    The counters given are used up. Everything is in place: small draws cost calls, large ones memory passes.
+    """
+    c2, c3 = numpy.full_like(c0, stream), numpy.full_like(c0, domain)
+    k0, k1 = seed & philox.MASK32, seed >> 32
+    product0, product1 = numpy.empty_like(c0), numpy.empty_like(c0)
+    for _ in range(philox.ROUNDS):
+        numpy.multiply(c0, _MULTIPLIER_0, out=product0)
+        numpy.multiply(c2, _MULTIPLIER_1, out=product1)
+        numpy.right_shift(product1, _SHIFT32, out=c0)
+        numpy.bitwise_xor(c0, c1, out=c0)
+        numpy.bitwise_xor(c0, numpy.uint64(k0), out=c0)
+        numpy.right_shift(product0, _SHIFT32, out=c2)
+        numpy.bitwise_xor(c2, c3, out=c2)
+        numpy.bitwise_xor(c2, numpy.uint64(k1), out=c2)
+        numpy.bitwise_and(product1, _MASK32, out=c1)
+        numpy.bitwise_and(product0, _MASK32, out=c3)
+        k0, k1 = (k0 + philox.WEYL_0) & philox.MASK32, (k1 + philox.WEYL_1) & philox.MASK32
+    for column, value in enumerate((c0, c1, c2, c3)):
+        out[:, column] = value
+
+
+def philox_torch(
     c0: torch.Tensor, c1: torch.Tensor, stream: int, domain: int, seed: int, out: torch.Tensor
 ) -> None:
-    """Ten rounds over counters (c0, c1, stream, domain), int64 [n] each below 2^32, into `out` [n, 4].
+    """The same on any device, in int64.
 
     Products of two u32 wrap in int64; their upper halves come out right because the shift's copies of the sign bit
     are masked away.
@@ -119,6 +151,12 @@ def _philox(
         k0, k1 = (k0 + philox.WEYL_0) & mask, (k1 + philox.WEYL_1) & mask
     for column, value in enumerate((c0, c1, c2, c3)):
         out[:, column] = value
+
+
+_MASK32 = numpy.uint64(philox.MASK32)
+_SHIFT32 = numpy.uint64(32)
+_MULTIPLIER_0 = numpy.uint64(philox.MULTIPLIER_0)
+_MULTIPLIER_1 = numpy.uint64(philox.MULTIPLIER_1)
 
 
 def _log(x: torch.Tensor) -> torch.Tensor:

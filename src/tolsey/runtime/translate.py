@@ -51,6 +51,7 @@ class Translator:
         self._locate = locate
         self._next = len(self.inputs)
         self._known: dict[str, list[int]] = {}
+        self._makers: dict[int, Node] = {}
         self._values: dict[fx.Node, Value] = {}
 
     def run(self, module: fx.GraphModule, outputs: Sequence[tuple[str, str]]) -> Phase:
@@ -75,9 +76,15 @@ class Translator:
         if key not in self._known:
             self.nodes.append(Node(name, args, tuple(outs)))
             self._known[key] = list(range(self._next, self._next + len(outs)))
+            self._makers.update(dict.fromkeys(self._known[key], self.nodes[-1]))
             self._next += len(outs)
         ids = self._known[key]
         return ids[0] if len(ids) == 1 else ids
+
+    def maker(self, value: int, op: str) -> Node | None:
+        """The node that gives a value, if it is of operation `op`."""
+        node = self._makers.get(value)
+        return node if node is not None and node.op == op else None
 
     def one(self, call: fx.Node, name: str, *args: Any) -> Value:
         """A node with one output, shaped as the traced call's result."""
@@ -408,6 +415,17 @@ def _addcmul(self: Translator, call: fx.Node, args: list[Any], kwargs: dict[str,
     return self.one(call, "addcmul", args[0].id, args[1].id, args[2].id, _number(kwargs["value"]))
 
 
+def _safe_softmax(self: Translator, call: fx.Node, args: list[Any], kwargs: dict[str, Any]) -> Value:
+    """Plain softmax under a causal mask: safety is for rows that are masked whole, and each of those keeps its diagonal."""
+    masked = self.maker(args[0].id, "add")
+    mask = self.maker(masked.args[1], "where") if masked else None
+    lower = self.maker(mask.args[0], "tril") if mask else None
+    ones = self.maker(lower.args[0], "full") if lower else None
+    if lower and ones and lower.args[1] >= 0 and ones.args[2] == 1:
+        return self.one(call, "softmax", args[0].id, args[1], False)
+    return self.one(call, "safe_softmax", args[0].id, args[1])
+
+
 def _embedding(self: Translator, call: fx.Node, args: list[Any], kwargs: dict[str, Any]) -> Value:
     """Padding and scaling matter to the gradient only; sparse gradients do not exist here."""
     if args[4]:
@@ -446,7 +464,7 @@ RULES: Final[dict[str, Rule]] = {
     "bernoulli.p": _bernoulli, "split.Tensor": _split, "split_with_sizes.default": _split, "unbind.int": _unbind,
     "sum.default": _sum("sum"), "sum.dim_IntList": _sum("sum"), "mean.default": _sum("mean"), "mean.dim": _sum("mean"),
     "var.correction": _variance, "linalg_vector_norm.default": _norm, "addcmul.default": _addcmul,
-    "embedding.default": _embedding,
+    "embedding.default": _embedding, "_safe_softmax.default": _safe_softmax,
 }
 BY_ATEN: Final = {op.aten: op for op in OPS.values() if op.aten}
 KNOWN: Final = frozenset(RULES) | frozenset(BY_ATEN)
