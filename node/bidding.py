@@ -95,7 +95,7 @@ class Surveyor(Protocol):
             StorageError: no room to look at them.
         """
 
-    def room_bytes(self) -> int:
+    async def room_bytes(self) -> int:
         """Bytes that checkpoints and data of one more job may use."""
 
 
@@ -216,7 +216,7 @@ class Bidder:
         self._sign = sign
         self._on_change = on_change
         self._one_at_a_time = trio.Lock()
-        self.is_open = True
+        self.closed_because: str | None = "is starting"
 
     async def answer(self, peer_id: str, raw: bytes) -> OfferReply:
         """A signed offer or a refusal for one request.
@@ -230,8 +230,8 @@ class Bidder:
             request = OfferRequest.decode(raw)
         except SpecInvalid as error:
             return _no(error.message)
-        if not self.is_open:
-            return _no("is shutting down")
+        if self.closed_because is not None:
+            return _no(self.closed_because)
         # 2. The same request again gets the same offer, as long as that binds.
         request_hash = keccak256(request.encode())
         if (known := await self._known(request_hash)) is not None:
@@ -246,7 +246,7 @@ class Bidder:
             return _no("is looking at another job, ask again")
         try:
             survey = await self._surveyor.survey(request.spec, peer_id)
-            if (why := content_refusal(request, survey, self._surveyor.room_bytes())) is not None:
+            if (why := content_refusal(request, survey, await self._surveyor.room_bytes())) is not None:
                 return _no(why)
             # 5. Time has passed: the place may be gone, the clock is later.
             standing = await self._standing()

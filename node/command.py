@@ -32,6 +32,8 @@ app = typer.Typer(name="worker", help="Sell training: start, stop and watch a wo
 NETWORK = typer.Option("local", "--network", envvar="TOLSEY_NETWORK", help="Network file, or the name of a market.")
 HOME = typer.Option(None, "--home", help="Folder of this worker; one running worker each.")
 PASSPHRASE_FILE = typer.Option(None, "--passphrase-file", help="Its first line opens the keys.")
+ANNOUNCE = typer.Option([], help="Multiaddr to tell others instead (repeatable).")
+BOOTSTRAP = typer.Option([], help="Peer to meet first (repeatable); else the network file's.")
 JSON = typer.Option(False, "--json", help="Machine-readable output.")
 
 
@@ -40,8 +42,8 @@ def start(
     network: str = NETWORK,
     home: Path | None = HOME,
     listen: str = typer.Option("/ip4/127.0.0.1/tcp/0", help="Multiaddr to accept peers on."),
-    announce: list[str] = typer.Option([], help="Multiaddr to tell others instead (repeatable)."),
-    bootstrap: list[str] = typer.Option([], help="Peer to meet first (repeatable); else the network file's."),
+    announce: list[str] = ANNOUNCE,
+    bootstrap: list[str] = BOOTSTRAP,
     price_per_petaflop: str = typer.Option("1.0", help="Test dollars per 10^15 floating-point operations."),
     min_price: str = typer.Option("0.5", help="Test dollars per job, at least."),
     bond_bps: int = typer.Option(5_000, help="Bond per job, in 1/100 % of its price."),
@@ -102,7 +104,7 @@ def run_worker(
         async with trio.open_nursery() as nursery:
             await nursery.start(_stop_on_signal, stop)
 
-            async def serve(*, task_status: trio.TaskStatus[service.Ready] = trio.TASK_STATUS_IGNORED) -> None:
+            async def serve(*, task_status: trio.TaskStatus[service.Ready] = trio.TASK_STATUS_IGNORED) -> None:  # type: ignore[name-defined]  # trio-typing's stubs
                 await service.run(config, passphrase, stop=stop, parts=parts, task_status=task_status)
                 nursery.cancel_scope.cancel()
 
@@ -121,7 +123,7 @@ class _JsonLines(logging.Formatter):
         return json.dumps(line)
 
 
-async def _stop_on_signal(stop: trio.Event, *, task_status: trio.TaskStatus[None]) -> None:
+async def _stop_on_signal(stop: trio.Event, *, task_status: trio.TaskStatus[None]) -> None:  # type: ignore[name-defined]  # trio-typing's stubs
     """Sets `stop` at the first SIGTERM or SIGINT; a second one ends the process the hard way."""
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         task_status.started()

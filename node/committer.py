@@ -20,19 +20,28 @@ from tolsey.protocol import merkle
 from tolsey.protocol.checkpoint import segment_leaf
 from tolsey.protocol.offer import Domain
 from tolsey.protocol.units import WindowRoot
+from tolsey.storage.blobs import BlobStore
 
 
 class Committer:
     """Commits windows and opens segments of them."""
 
-    def __init__(self, chain: Chain, records: Records) -> None:
+    def __init__(self, chain: Chain, records: Records, blobs: BlobStore) -> None:
         self._chain = chain
         self._records = records
+        self._blobs = blobs
 
     async def is_ready(self, job: JobRecord, window: int) -> bool:
-        """Whether every segment of the window is on disk."""
+        """Whether every segment of the window is made.
+
+        Raises:
+            StorageError: one is made and its checkpoint is gone: committed, it would be demanded and lose the bond.
+        """
         indices = job.offer.window_segments(window)
-        return len(await self._records.segments(job.job_id, indices)) == len(indices)
+        made = await self._records.segments(job.job_id, indices)
+        for record in made:
+            self._blobs.path_of(record.checkpoint)
+        return len(made) == len(indices)
 
     async def commit(self, job: JobRecord, window: int) -> WindowRoot:
         """Puts the window's root on chain and returns it once mined; a second call returns the first result."""

@@ -1,7 +1,7 @@
 """Makes this worker known to the market: money, a bond, and the tie between its account and its peer id.
 
-Each step looks at the chain first and does only what is missing, so that it can run at every start. On a local chain
-the faucet pays; anywhere else a missing amount is said with the account to send it to. Amounts are token units.
+Each step looks at the chain first and does only what is missing, so that it runs at every start. On a local chain the
+faucet pays; anywhere else a missing amount is said with the account to send it to. Amounts are token units.
 Next in the flow: service.py.
 """
 
@@ -11,70 +11,75 @@ import logging
 
 from tolsey.contracts.bindings import binding_digest
 from tolsey.contracts.chain import Chain
+from tolsey.contracts.deploy import LOCAL_CHAINS
+from tolsey.contracts.wallet import Wallet
 from tolsey.errors import ConfigError, InsufficientFunds
 from tolsey.network.identity import Identity
-from tolsey.node.config import WorkerConfig, dollars
-from tolsey.protocol.units import Account, PeerId
+from tolsey.node.config import DOLLAR_UNITS, WorkerConfig, dollars
+from tolsey.node.registry import Registry
+from tolsey.protocol.units import Account, PeerId, TokenUnits
 
-LOCAL_CHAIN_ID = 31_337
-GAS_WEI = 10**17
-"""What a worker should hold for transactions: a job of ten windows is about 30 of them at 100,000 gas each."""
-FLOAT_BONDS = 20
-"""Smallest jobs whose bonds a faucet's gift should cover, beside the registration."""
+GAS_FLOOR_WEI = 10**16
+"""About 50 transactions of 100,000 gas at 2 gwei; a job of ten windows needs some 30."""
+FAUCET_GAS_WEI = 10**20
+FAUCET_UNITS = 10_000 * DOLLAR_UNITS
+"""What a local chain's faucet gives at once: the registration bond and the bonds of many small jobs."""
 
 _log = logging.getLogger(__name__)
 
 
-async def enrol(chain: Chain, identity: Identity, config: WorkerConfig) -> Account:
-    """The worker's account: funded, registered with its bond and tied to this peer id.
+async def enrol(chain: Chain, wallet: Wallet, identity: Identity, registry: Registry, config: WorkerConfig) -> None:
+    """Leaves the wallet's account funded, registered with its bond and tied to this peer id.
 
     Raises:
         InsufficientFunds: money is missing and no faucet may give it; says how much and where to.
-        ConfigError: the registration is leaving.
+        ConfigError: the registration is leaving, or names another peer.
     """
-    gateway = chain.gateway
-    account = gateway.account
+    account, gateway, peer_id = wallet.account, chain.gateway, PeerId(identity.peer_id)
     registration = await chain.run(gateway.worker, account)
-    params = await chain.run(gateway.params)
-    bond_due = params.worker_bond if registration is None else 0
-    await _fund(chain, account, config, bond_due + params.min_job_bond)
-    if registration is not None and registration.is_leaving:
+    if registration is not None and registration.leaving_since:
         raise ConfigError(
-            f"worker {account} has asked to leave the market", fix="tolsey worker start with a new --home"
+            f"worker {account} has asked to leave the market at {registration.leaving_since}",
+            fix="start with a new --home, which makes a new account",
         )
-    peer_id = PeerId(identity.peer_id)
-    if registration is None or registration.peer_id != peer_id:
+    params = await chain.run(gateway.params)
+    registration_bond = params.worker_bond if registration is None else 0
+    await _fund(chain, account, config, registration_bond + params.min_job_bond)
+    if registration is None:
         signature = identity.sign(binding_digest(gateway.domain, account, peer_id))
-        await chain.sender.send(
-            gateway.action.register_worker(peer_id, signature), action_id=f"register:{account}:{peer_id}"
-        )
+        action = gateway.action.register_worker(peer_id, signature)
+        await chain.sender.send(action, action_id=f"register-worker:{account}:{peer_id}")
         _log.info("registered %s as worker, peer %s", account, peer_id)
-    return account
+    elif (known := await registry.peer_of(account)) != peer_id:
+        raise ConfigError(
+            f"worker {account} is registered as peer {known}, the keys of this home give {peer_id}",
+            fix="restore secrets.json of the time of registration, or start with a new --home",
+        )
 
 
 async def _fund(chain: Chain, account: Account, config: WorkerConfig, due: int) -> None:
-    """Brings the ledger's free balance to `due` at least, from the wallet or the faucet."""
+    """Brings the account's free units in the market to `due` at least, from its own tokens or the faucet."""
     gateway = chain.gateway
-    local = gateway.domain.chain_id == LOCAL_CHAIN_ID
-    if await chain.run(gateway.eth_balance, account) < GAS_WEI // 10:
-        if not local:
+    faucet = gateway.network.chain_id in LOCAL_CHAINS or config.faucet
+    if await chain.run(gateway.eth_balance, account) < GAS_FLOOR_WEI:
+        if gateway.network.chain_id not in LOCAL_CHAINS:
             raise InsufficientFunds(
-                f"account {account} holds too little gas money", fix=f"send about 0.1 ether to {account}"
+                f"account {account} holds too little ETH for fees", fix=f"send about 0.1 ETH to {account}"
             )
-        await chain.run(gateway.give_gas, account, 10 * GAS_WEI)
-    free, _ = await chain.run(gateway.account_balance, account)
+        await chain.run(gateway.rpc.call, "anvil_setBalance", account, hex(FAUCET_GAS_WEI))
+    free, _ = await chain.run(gateway.account, account)
     if free >= due:
         return
     held = await chain.run(gateway.token_balance, account)
-    wanted = due - free
-    if held < wanted and (local or config.faucet):
-        await chain.sender.send(
-            gateway.action.mint(account, wanted * FLOAT_BONDS), action_id=f"mint:{account}:{held}:{free}"
-        )
+    if free + held < due and faucet:
+        await chain.run(chain.sender.send_now, gateway.action.mint(TokenUnits(FAUCET_UNITS)))
         held = await chain.run(gateway.token_balance, account)
-    if held < wanted:
+    if free + held < due:
         raise InsufficientFunds(
-            f"the bond needs {dollars(due)}: {dollars(free)} are deposited and account {account} holds {dollars(held)}",
-            fix=f"send {dollars(wanted - held)} of token {gateway.network.token} to {account}",
+            f"bonds need {dollars(due)}: account {account} has {dollars(free)} free in the market and holds "
+            f"{dollars(held)}",
+            fix=f"send {dollars(due - free - held)} of token {gateway.network.token} to {account}, and start again",
         )
-    await chain.sender.send(gateway.action.deposit(held), action_id=f"deposit:{account}:{held}:{free}")
+    deposit = await chain.run(gateway.action.deposit, held)
+    await chain.run(chain.sender.send_now, deposit)
+    _log.info("deposited %s", dollars(held))

@@ -54,7 +54,7 @@ class Jobs:
         self._make = make
         self._workers: dict[JobId, Worker] = {}
 
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:  # type: ignore[name-defined]  # trio-typing's stubs
         """Runs every live job until cancelled; started once the jobs of before are running again."""
         events = self._chain.follower.subscribe()
         async with events, trio.open_nursery() as nursery:
@@ -117,14 +117,14 @@ class Jobs:
             self._on_change()
 
     async def _tick(self) -> None:
-        """Wakes workers whose deadline has passed, at every block; forgets old offers now and then."""
+        """Wakes workers whose deadline has passed; forgets old offers now and then."""
         forgotten_at = 0
         while True:
-            await self._chain.follower.wait_block()
-            now_ts = self._chain.follower.now_ts
+            await self._tools.clock.tick()
             for worker in self._workers.values():
-                if worker.deadline is not None and now_ts > worker.deadline:
+                if worker.deadline is not None and self._tools.clock.next_ts > worker.deadline:
                     worker.wake()
+            now_ts = self._tools.clock.block_ts
             if now_ts > forgotten_at + KEPT_OFFERS_S:
                 forgotten_at = now_ts
                 await self._records.forget_offers(now_ts - KEPT_OFFERS_S)

@@ -105,9 +105,9 @@ class Book:
         known = self._entries.get(key)
         if known is not None and known.listing.sequence >= entry.listing.sequence:
             return False
-        if known is None or known.listing.peer_id != entry.listing.peer_id:
-            if not await self._vouched(entry.listing):
-                return False
+        is_known_peer = known is not None and known.listing.peer_id == entry.listing.peer_id
+        if not is_known_peer and not await self._vouched(entry.listing):
+            return False
         self._forget_expired()
         if key not in self._entries and len(self._entries) >= MAX_BOOK_ENTRIES:
             return False
@@ -166,7 +166,7 @@ class Publisher:
         """Says that the listing is no longer true: it is told anew at once."""
         self._changed.set()
 
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:  # type: ignore[name-defined]  # trio-typing's stubs
         """Publishes and listens until cancelled; started once the topic is subscribed to."""
         received = await self._gossip.subscribe(topic_of(self._domain), self._book.may_pass)
         async with received, trio.open_nursery() as nursery:

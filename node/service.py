@@ -1,10 +1,9 @@
 """The day of a worker, in one nursery. Read this first.
 
     open     keys, database, blobs; the chain must be the one that the network file names
-    meet     listen, gossip, look-up table; answer peers from the first connection on
-    enrol    money, bond, account and peer id tied together; measure this machine once
-    recover  transactions that were meant before the last stop; jobs that were running
-    serve    follow the chain, run jobs, publish listings, until told to stop
+    enrol    transactions meant before the last stop; money, bond, account tied to peer id; this machine measured once
+    meet     listen, gossip, look-up table; everything answered before the first peer is dialled
+    serve    follow the chain, go on with the jobs of before, publish listings, until told to stop
     stop     no more offers, the training child ends, everything closes in reverse
 
 Only once all of it stands does `started` tell the world. Whatever raises in here and is not caught ends the worker
@@ -14,6 +13,7 @@ dishonest workers put something else in place. Next in the flow: jobs.py, then w
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -34,6 +34,7 @@ from tolsey.network.gossip import open_gossip
 from tolsey.network.host import Host, Identity, open_host
 from tolsey.network.transfer import ContentStore
 from tolsey.node.bidding import Bidder
+from tolsey.node.clock import ChainClock
 from tolsey.node.committer import Committer
 from tolsey.node.config import WorkerConfig
 from tolsey.node.enrolment import enrol
@@ -81,7 +82,7 @@ async def run(
     *,
     stop: trio.Event | None = None,
     parts: Parts | None = None,
-    task_status: trio.TaskStatus[Ready] = trio.TASK_STATUS_IGNORED,
+    task_status: trio.TaskStatus[Ready] = trio.TASK_STATUS_IGNORED,  # type: ignore[name-defined]  # trio-typing's stubs
 ) -> None:
     """Runs one worker until `stop` is set; started once it truly serves.
 
@@ -89,7 +90,8 @@ async def run(
         ConfigError: wrong passphrase, port taken, home in use, money missing.
         ChainUnavailable: the endpoint does not answer or is another chain.
     """
-    stop, parts = stop or trio.Event(), parts or Parts()
+    stop = trio.Event() if stop is None else stop
+    parts = parts or Parts()
     async with AsyncExitStack() as stack:
         # open
         keys = await trio.to_thread.run_sync(Keystore.open, config.home / "keys", passphrase)
@@ -99,28 +101,30 @@ async def run(
         blobs = await trio.to_thread.run_sync(_open_blobs, config)
         stack.callback(blobs.close)
         network = NetworkFile.load(Path(config.network))
+        if config.rpc_url is not None:
+            network = dataclasses.replace(network, rpc_url=config.rpc_url)
         chain = Chain(Gateway(network, keys.wallet), database)
         await chain.run(chain.gateway.check_chain)
         stack.enter_context(_pid_file(config.pid_file))
 
-        # meet
-        records, registry = Records(database), Registry(chain, records)
-        bootstrap = config.bootstrap or network.bootstrap
-        host = await stack.enter_async_context(
-            open_host(identity, config.listen, bootstrap=bootstrap, announce=config.announce)
-        )
+        # enrol
+        records = Records(database)
+        await chain.sender.recover()
+        registry = Registry(chain, records)
+        account = keys.wallet.account
+        await enrol(chain, keys.wallet, identity, registry, config)
+        executor = parts.executor(config, blobs, records)
+        machine = await executor.measure()
+
+        # meet: everything is served before the first peer is dialled, because peers ask once what we speak
+        host = await stack.enter_async_context(open_host(identity, config.listen, announce=config.announce))
+        clock = ChainClock(chain)
+        peer_id, addrs = PeerId(identity.peer_id), tuple(host.addrs)
+        shop = Shop(config, chain, clock, records, machine, account=account, peer_id=peer_id, addrs=addrs)
         gossip = await stack.enter_async_context(open_gossip(host))
         discovery = await stack.enter_async_context(open_discovery(host))
-        fetcher = Fetcher(host, discovery, blobs)
-        executor = parts.executor(config, fetcher, blobs, records)
-        stack.push_async_callback(executor.aclose)
-
-        # enrol
-        account = await enrol(chain, identity, config)
-        machine = await executor.measure()
-        peer_id = PeerId(identity.peer_id)
-        shop = Shop(config, chain, records, machine, account=account, peer_id=peer_id, addrs=tuple(host.addrs))
-        book = Book(chain.gateway.domain, is_registered=registry.is_registered, now_ts=lambda: shop.now_ts)
+        executor.fetcher = Fetcher(host, discovery, blobs)
+        book = Book(chain.gateway.domain, is_registered=registry.is_registered, now_ts=lambda: clock.wall_ts)
         publisher = Publisher(gossip, book, keys.wallet, chain.gateway.domain, shop.listing)
         bidder = Bidder(
             config,
@@ -132,10 +136,10 @@ async def run(
         )
         parts.responder(records, bidder, executor, book, parts.store(blobs)).serve(host)
 
-        # recover
-        await chain.sender.recover()
+        # serve
         tools = Tools(
             chain=chain,
+            clock=clock,
             records=records,
             blobs=blobs,
             executor=executor,
@@ -144,19 +148,20 @@ async def run(
         )
         jobs = Jobs(chain, records, tools, account, on_change=publisher.changed, make=parts.worker)
 
-        # serve
         async with trio.open_nursery() as nursery:
-            await nursery.start(chain.follower.run)
             await nursery.start(jobs.run)
+            await nursery.start(chain.serve)
             await nursery.start(publisher.run)
-            ready = Ready(account=account, peer_id=peer_id, addrs=tuple(host.addrs), machine=machine)
+            bidder.closed_because = None
+            host.stay_connected(config.bootstrap or network.bootstrap)
+            ready = Ready(account=account, peer_id=peer_id, addrs=addrs, machine=machine)
             nursery.start_soon(tell, config.home, _facts(ready), partial(_live, host, shop, book), records)
-            _log.info("serving as %s on %s", account, ", ".join(host.addrs))
+            _log.info("serving as %s on %s", account, ", ".join(addrs))
             task_status.started(ready)
 
             # stop
             await stop.wait()
-            bidder.is_open = False
+            bidder.closed_because = "is stopping"
             _log.info("stopping")
             nursery.cancel_scope.cancel()
 

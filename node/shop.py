@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from tolsey.contracts.chain import Chain
 from tolsey.node.bidding import Standing
+from tolsey.node.clock import ChainClock
 from tolsey.node.config import WorkerConfig
 from tolsey.node.records import OfferRecord, Records
 from tolsey.protocol.job import PROFILES
@@ -46,6 +47,7 @@ class Shop:
         self,
         config: WorkerConfig,
         chain: Chain,
+        clock: ChainClock,
         records: Records,
         machine: Machine,
         *,
@@ -55,17 +57,13 @@ class Shop:
     ) -> None:
         self._config = config
         self._chain = chain
+        self._clock = clock
         self._records = records
         self._machine = machine
         self._account = account
         self._peer_id = peer_id
         self._addrs = addrs
         self._sequence = 0
-
-    @property
-    def now_ts(self) -> int:
-        """Unix seconds: the newest block's time, or the machine's where blocks are rare."""
-        return max(self._chain.follower.now_ts, int(time.time()))
 
     async def listing(self) -> Listing:
         """What is told to everybody; places that are promised count as taken."""
@@ -84,8 +82,8 @@ class Shop:
             class_id=machine.class_id,
             class_name=machine.class_name[:64],
             profiles=PROFILES,
-            price_per_petaflop=config.price_per_petaflop,
-            min_price=config.min_price,
+            price_per_petaflop=TokenUnits(config.price_per_petaflop),
+            min_price=TokenUnits(config.min_price),
             bond_bps=config.bond_bps,
             min_bond=TokenUnits(config.min_bond),
             memory_bytes=config.memory_bytes,
@@ -93,7 +91,7 @@ class Shop:
             busy=min(busy, config.capacity),
             capacity=config.capacity,
             sequence=sequence,
-            expires_at=self.now_ts + LISTING_LIFE_S,
+            expires_at=self._clock.wall_ts + LISTING_LIFE_S,
         )
 
     async def standing(self) -> Standing:
@@ -111,11 +109,11 @@ class Shop:
             min_job_bond=params.min_job_bond,
             max_window_s=params.max_window_s,
             min_verdict_window_s=params.min_verdict_window_s,
-            now_ts=chain.follower.now_ts,
+            now_ts=self._clock.next_ts,
         )
 
     async def _counts(self) -> tuple[list[OfferRecord], int]:
         """Offers that still bind, and jobs that are not closed."""
-        now_ts = self._chain.follower.now_ts
+        now_ts = self._clock.block_ts
         open_offers = [record for record in await self._records.open_offers() if record.offer.expires_at >= now_ts]
         return open_offers, sum(job.closed_at is None for job in await self._records.jobs())

@@ -29,11 +29,23 @@ import trio
 from tolsey.contracts.actions import Action
 from tolsey.contracts.chain import Chain
 from tolsey.contracts.views import JobView
-from tolsey.errors import ChainUnavailable, NetworkError, Reorged, Reverted, TolseyError
+from tolsey.errors import (
+    ChainError,
+    ConfigError,
+    InsufficientFunds,
+    NetworkError,
+    RemoteViolation,
+    Reverted,
+    StorageError,
+    TolseyError,
+    VerificationError,
+)
+from tolsey.node.clock import ChainClock
 from tolsey.node.committer import Committer
-from tolsey.node.executor import Executor
-from tolsey.node.records import JobRecord, Records
+from tolsey.node.executor import Executor, pin_of
+from tolsey.node.records import JobRecord, Records, SegmentRecord
 from tolsey.protocol.lifecycle import FINAL, State
+from tolsey.runtime.child_client import TrainingProcessDied
 from tolsey.storage.blobs import BlobStore
 
 RETRY_FIRST_S, RETRY_MOST_S = 1.0, 30.0
@@ -49,6 +61,7 @@ class Tools:
     """What every job of this worker works with."""
 
     chain: Chain
+    clock: ChainClock
     records: Records
     blobs: BlobStore
     executor: Executor
@@ -97,7 +110,7 @@ class Worker:
                     return
                 await self._turn(view)
                 pause_s = RETRY_FIRST_S
-            except (ChainUnavailable, Reorged) as error:
+            except (ChainError, InsufficientFunds) as error:
                 _log.warning("job %s: %s; again in %.0f s", self._tag, error.message, pause_s)
                 with trio.move_on_after(pause_s):
                     await self._woken.wait()
@@ -121,7 +134,7 @@ class Worker:
         """Whether the acceptance was undone and can no longer come back."""
         if view.state is not State.NONE:
             return False
-        return self._tools.chain.follower.now_ts > self.job.offer.expires_at + UNSEEN_GRACE_S
+        return self._tools.clock.block_ts > self.job.offer.expires_at + UNSEEN_GRACE_S
 
     async def _turn(self, view: JobView) -> None:
         """Does what the state wants of a worker, see the table at the top."""
@@ -141,14 +154,19 @@ class Worker:
             await self._send(action.expire(self.job.offer), "expire", view)
         elif self._giving_up:
             await self._send(action.resign(self.job.offer), "resign", view)
-        elif await self._tools.committer.is_ready(self.job, view.window):
-            try:
-                root = await self._tools.committer.commit(self.job, view.window)
-            except Reverted as error:
-                _log.warning("job %s: commit of window %d refused: %s", self._tag, view.window, error.message)
-            else:
-                _log.info("job %s: window %d committed, root %s", self._tag, view.window, root.hex()[:16])
+        else:
+            await self._commit_if_ready(view.window)
+
+    async def _commit_if_ready(self, window: int) -> None:
+        try:
+            if await self._tools.committer.is_ready(self.job, window):
+                root = await self._tools.committer.commit(self.job, window)
+                _log.info("job %s: window %d committed, root %s", self._tag, window, root.hex()[:16])
                 self.wake()
+        except Reverted as error:
+            _log.warning("job %s: commit of window %d refused: %s", self._tag, window, error.message)
+        except StorageError as error:
+            await self._give_up(error)
 
     async def _draw(self, view: JobView) -> None:
         if self._is_overdue(view):
@@ -184,7 +202,7 @@ class Worker:
             self.wake()
 
     def _is_overdue(self, view: JobView) -> bool:
-        return self._tools.chain.follower.now_ts > view.deadline
+        return self._tools.clock.next_ts > view.deadline
 
     # training
 
@@ -193,28 +211,35 @@ class Worker:
         try:
             await self._patiently(lambda: self._tools.executor.prepare(self.job))
             done = await self._tools.records.last_segment(self.job.job_id)
-            for index in range(0 if done is None else done.index + 1, self.job.offer.segment_count):
-                await self._until_allowed(index)
-                await self._segment(index)
+            index = 0 if done is None else done.index + 1
+            while index < self.job.offer.segment_count:
+                window = index // self.job.offer.segments_per_window
+                await self._until_allowed(window)
+                last = self.job.offer.window_segments(window).stop
+                await self._note(phase="training", message=f"window {window}, segments {index} to {last - 1}")
+                await self._tools.executor.train(self.job, range(index, last), self._keep)
+                index = last
             await self._note(phase="verifying", message="all segments are trained")
-        except TolseyError as error:
-            _log.error("job %s: cannot be trained: %s", self._tag, error.diagnostics())
-            await self._note(phase="failed", message=error.message)
-            self._giving_up = True
-            self.wake()
+        except (ConfigError, RemoteViolation, StorageError, VerificationError, TrainingProcessDied) as error:
+            await self._give_up(error)
 
-    async def _segment(self, index: int) -> None:
-        window = index // self.job.offer.segments_per_window
-        await self._note(phase="training", message=f"segment {index} of window {window}")
-        record = await self._tools.executor.train(self.job, index)
+    async def _keep(self, record: SegmentRecord) -> None:
+        """Writes a finished segment down; the last of a window is news for `_follow`."""
         await self._tools.records.add_segment(self.job.job_id, record)
-        _log.info("job %s: segment %d done, root %s", self._tag, index, record.output_root.hex()[:16])
-        if index + 1 == self.job.offer.window_segments(window).stop:
+        _log.info("job %s: segment %d done, root %s", self._tag, record.index, record.output_root.hex()[:16])
+        window = record.index // self.job.offer.segments_per_window
+        if record.index + 1 == self.job.offer.window_segments(window).stop:
             self.wake()
 
-    async def _until_allowed(self, index: int) -> None:
-        """Waits until the segment's window is at most `lookahead_windows` beyond the chain's."""
-        window = index // self.job.offer.segments_per_window
+    async def _give_up(self, error: TolseyError) -> None:
+        """The job cannot be done here: it is resigned from as soon as the chain allows."""
+        _log.error("job %s: cannot be done: %s", self._tag, error.diagnostics())
+        await self._note(phase="failed", message=error.message)
+        self._giving_up = True
+        self.wake()
+
+    async def _until_allowed(self, window: int) -> None:
+        """Waits until `window` is at most `lookahead_windows` beyond the chain's."""
         while self._view is None or window > self._view.window + self._tools.lookahead_windows:
             await self._window.wait()
 
@@ -245,7 +270,7 @@ class Worker:
         await self._note(
             phase="done" if final else "failed",
             state=State.CANCELLED if view is None or view.state is State.NONE else view.state,
-            closed_at=self._tools.chain.follower.now_ts,
+            closed_at=self._tools.clock.block_ts,
         )
 
     async def _note(self, **values: object) -> None:

@@ -166,6 +166,7 @@ class World:
             sign=self.wallet.sign_digest,
             on_change=self.changed,
         )
+        self.bidder.closed_because = None
 
     async def now(self) -> Standing:
         records = [o for o in await self.records.open_offers() if o.offer.expires_at >= self.standing.now_ts]
@@ -180,7 +181,7 @@ class World:
             raise self.survey_result
         return self.survey_result
 
-    def room_bytes(self) -> int:
+    async def room_bytes(self) -> int:
         return 1 << 30
 
     async def ask(self, request: OfferRequest | None = None) -> OfferReply:
@@ -246,8 +247,8 @@ async def test_answer_contents_that_do_not_fit_refused(world: World) -> None:
 
 
 async def test_answer_closing_worker_refuses(world: World) -> None:
-    world.bidder.is_open = False
-    assert (await world.ask()).refusal == "is shutting down"
+    world.bidder.closed_because = "is stopping"
+    assert (await world.ask()).refusal == "is stopping"
 
 
 async def test_answer_malformed_request_is_a_violation(world: World) -> None:

@@ -1,0 +1,395 @@
+"""The training of jobs: contents in, checkpoints out, all arithmetic in child processes that can be killed at once.
+
+This process never loads torch. A child runs one request and ends (runtime/child_client.py): measure the machine, look
+at a program, or run a range of segments. Leaving the `async with` kills it, so cancelling a job's task is all that it
+takes to stop training. A checkpoint counts from the moment at which it lies in the blob store, pinned for its job; what
+a killed child left in the work folder is thrown away.
+
+It refuses to start what does not fit: memory that is not free, disk that is not there. A child that dies is started
+again from the last checkpoint, a few times. Next in the flow: worker.py writes the segments down, committer.py commits.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from tolsey.errors import ConfigError, LocalViolation, NetworkError, RemoteViolation
+from tolsey.node.bidding import Survey
+from tolsey.node.config import WorkerConfig
+from tolsey.node.fetching import Fetcher
+from tolsey.node.records import JobRecord, Records, SegmentRecord
+from tolsey.node.shop import Machine
+from tolsey.protocol.content import ContentId
+from tolsey.protocol.encoding import parse_canonical_json
+from tolsey.protocol.job import JobSpec
+from tolsey.protocol.units import JobId, StateRoot
+from tolsey.runtime.child_client import (
+    InitDone,
+    InitRequest,
+    JobFiles,
+    Ready,
+    RunRequest,
+    SegmentDone,
+    StepDone,
+    StepRoot,
+    TrainingProcessDied,
+    class_of,
+    speed_of,
+    training,
+)
+from tolsey.storage.blobs import BlobStore
+
+MAX_PROGRAM_BYTES = 64 << 20
+MAX_MANIFEST_BYTES = 4 << 20
+MAX_DATA_FILES = 10_000
+"""As runtime/graph.py and runtime/dataset.py, which check again in the child; importing them here would load torch."""
+SURVEY_S = 45.0
+"""For fetching and building a program before an offer; the asker waits 60 s (wire.OFFER)."""
+TRAINING_SHARE = 0.3
+"""Of the matrix speed, what small models reach in training; our own 2-layer GPT steps are near it (guess)."""
+MAX_DEATHS = 3
+"""Child deaths in a row without a finished segment before the job is given up."""
+
+Keep = Callable[[SegmentRecord], Awaitable[None]]
+_log = logging.getLogger(__name__)
+
+
+def pin_of(job_id: JobId) -> str:
+    """The owner under which a job's contents are pinned."""
+    return f"job-{job_id.hex()}"
+
+
+class Executor:
+    """Runs the children of one worker.
+
+    Attributes:
+        fetcher: where contents come from; set once there is a network.
+    """
+
+    def __init__(self, config: WorkerConfig, blobs: BlobStore, records: Records) -> None:
+        self.config = config
+        self.blobs = blobs
+        self.records = records
+        self.fetcher: Fetcher | None = None
+
+    # this machine
+
+    async def measure(self) -> Machine:
+        """Class and speed of this machine; the class anew at each start, the speed once for each class."""
+        ready = await class_of(self.config.device)
+        fact = f"speed-{ready.class_id.hex()[:32]}"
+        kept = await self.records.fact(fact)
+        if kept is None:
+            speed = await speed_of(self.config.device)
+            kept = str(int(speed.flops_per_s * TRAINING_SHARE)).encode()
+            await self.records.keep_fact(fact, kept)
+        return Machine(class_id=ready.class_id, class_name=class_name(ready.facts), flops_per_s=max(1, int(kept)))
+
+    # before an offer
+
+    async def survey(self, spec: JobSpec, peer_id: str) -> Survey:
+        """What `spec` needs, by fetching its program and building it in a child."""
+        folder = self._fresh(self.config.home / "survey")
+        try:
+            with trio.fail_after(SURVEY_S):
+                sizes = await self._describe(spec, peer_id, owner="survey")
+                return await self._build(spec, folder, sum(size for _, size in sizes))
+        except trio.TooSlowError as error:
+            raise NetworkError(f"the program could not be fetched and built within {SURVEY_S:.0f} s") from error
+        except TrainingProcessDied as error:
+            raise RemoteViolation(f"the program cannot be built here: {error.message[:200]}") from error
+        finally:
+            for content_id in _named(spec):
+                self.blobs.unpin(content_id, "survey")
+            shutil.rmtree(folder, ignore_errors=True)
+
+    async def room_bytes(self) -> int:
+        """Disk that one more job may fill: quota and disk, less what running jobs will still write."""
+        return await trio.to_thread.run_sync(self._free_bytes) - await self._promised_bytes()
+
+    async def _build(self, spec: JobSpec, folder: Path, dataset_bytes: int) -> Survey:
+        require_memory(spec, self.config.device)
+        ready: Ready | None = None
+        request = InitRequest(
+            files=self._files(spec, folder), out_dir=folder, memory_bytes=spec.memory_bytes, device="cpu"
+        )
+        async with training(request) as events:
+            async for event in events:
+                if isinstance(event, Ready):
+                    ready = event
+                if isinstance(event, InitDone) and ready is not None:
+                    return Survey(
+                        initial_root=event.root,
+                        checkpoint_bytes=event.size_bytes,
+                        dataset_bytes=dataset_bytes,
+                        memory_bytes=ready.peak_bytes,
+                        work_flops=event.work_flops,
+                    )
+        raise LocalViolation("the child ended without the initial state")
+
+    # before training
+
+    async def prepare(self, job: JobRecord) -> None:
+        """Brings everything that the job is made of here, and makes the checkpoint of step 0.
+
+        Raises:
+            NetworkError: some content is to be had from nobody now; try again.
+            SpecInvalid, RemoteViolation: the contents are not the job that was offered for.
+            StorageError: no room.
+        """
+        owner = pin_of(job.job_id)
+        for content_id, size in await self._describe(job.spec, job.client_peer_id, owner=owner):
+            await self._get(content_id, job.client_peer_id, max_bytes=size, owner=owner)
+        if job.initial is not None and self.blobs.has(job.initial):
+            return
+        out = self._fresh(self.folder(job) / "out")
+        files = self._files(job.spec, self.folder(job))
+        request = InitRequest(files=files, out_dir=out, memory_bytes=job.spec.memory_bytes, device="cpu")
+        async with training(request) as events:
+            async for event in events:
+                if isinstance(event, InitDone):
+                    if event.root != job.offer.initial_root:
+                        raise RemoteViolation(
+                            f"the contents give initial root {event.root.hex()}, offered was "
+                            f"{job.offer.initial_root.hex()}"
+                        )
+                    await self.records.note(job.job_id, initial=await self._store(event.path, owner))
+
+    async def _describe(self, spec: JobSpec, peer_id: str, *, owner: str) -> list[tuple[ContentId, int]]:
+        """Fetches program, manifest and initial tensors; gives the data files with their sizes."""
+        await self._get(spec.program, peer_id, max_bytes=MAX_PROGRAM_BYTES, owner=owner)
+        await self._get(spec.dataset, peer_id, max_bytes=MAX_MANIFEST_BYTES, owner=owner)
+        if spec.initial_tensors is not None:
+            await self._get(spec.initial_tensors, peer_id, max_bytes=spec.memory_bytes, owner=owner)
+        return data_files(self.blobs.path_of(spec.dataset).read_bytes())
+
+    async def _get(self, content_id: ContentId, peer_id: str, *, max_bytes: int, owner: str) -> None:
+        if self.fetcher is None:
+            raise LocalViolation("contents are asked for before there is a network")
+        await self.fetcher.get(content_id, peer_id, max_bytes=max_bytes, owner=owner)
+
+    # training
+
+    async def train(self, job: JobRecord, segments: range, keep: Keep) -> None:
+        """Runs segments from the checkpoint before them; `keep` is awaited with each once it is durable.
+
+        Raises:
+            TrainingProcessDied: again and again at the same segment.
+            RemoteViolation: the program fails on its own data. ConfigError, StorageError: no memory, no disk.
+        """
+        first, deaths = segments.start, 0
+
+        async def count(record: SegmentRecord) -> None:
+            nonlocal first, deaths
+            await keep(record)
+            first, deaths = record.index + 1, 0
+
+        while first < segments.stop:
+            try:
+                await self._run(job, range(first, segments.stop), count)
+            except TrainingProcessDied as error:
+                deaths += 1
+                _log.warning("job %s: %s (%d of %d)", job.job_id.hex()[:12], error.message, deaths, MAX_DEATHS)
+                if deaths == MAX_DEATHS:
+                    raise
+
+    async def _run(self, job: JobRecord, segments: range, keep: Keep) -> None:
+        """One child over a range of segments."""
+        require_memory(job.spec, self.config.device)
+        checkpoint, root = await self.start_of(job, segments.start)
+        losses: list[tuple[int, str]] = []
+        request = self.request(job, segments, checkpoint, root)
+        async with training(request) as events:
+            async for event in events:
+                if isinstance(event, StepDone):
+                    losses.append((event.step, f"{event.loss:.6g}"))
+                if isinstance(event, SegmentDone):
+                    await keep(await self.record(job, event, tuple(losses)))
+                    losses.clear()
+
+    def request(self, job: JobRecord, segments: range, checkpoint: Path, root: StateRoot) -> RunRequest:
+        """What the child is asked to run."""
+        return RunRequest(
+            files=self._files(job.spec, self.folder(job), data=True),
+            first_segment=segments.start,
+            last_segment=segments.stop - 1,
+            checkpoint=checkpoint,
+            input_root=root,
+            out_dir=self._fresh(self.folder(job) / "out"),
+            memory_bytes=job.spec.memory_bytes,
+            device=self.config.device,
+        )
+
+    async def record(self, job: JobRecord, done: SegmentDone, losses: tuple[tuple[int, str], ...]) -> SegmentRecord:
+        """Moves a finished segment's checkpoint into the blob store."""
+        steps = done.segment.last_step - done.segment.first_step
+        return SegmentRecord(
+            index=done.segment.index,
+            input_root=done.segment.input_root,
+            output_root=done.segment.output_root,
+            checkpoint=await self._store(done.path, pin_of(job.job_id)),
+            losses=losses,
+            step_us=int(done.seconds * 1e6 / max(steps, 1)),
+        )
+
+    async def start_of(self, job: JobRecord, index: int) -> tuple[Path, StateRoot]:
+        """The checkpoint before segment `index`, and its root."""
+        if index == 0:
+            fresh = await self.records.job(job.job_id)
+            if fresh is None or fresh.initial is None:
+                raise LocalViolation(f"job {job.job_id.hex()} is trained before it is prepared")
+            return self.blobs.path_of(fresh.initial), job.offer.initial_root
+        (before,) = await self.records.segments(job.job_id, range(index - 1, index))
+        return self.blobs.path_of(before.checkpoint), before.output_root
+
+    async def step_roots(self, job: JobRecord, index: int) -> list[StateRoot]:
+        """State roots after each step of a finished segment, by running it again in another child."""
+        checkpoint, root = await self.start_of(job, index)
+        out = self._fresh(self.folder(job) / "steps")
+        request = RunRequest(
+            files=self._files(job.spec, self.folder(job), data=True),
+            first_segment=index,
+            last_segment=index,
+            checkpoint=checkpoint,
+            input_root=root,
+            out_dir=out,
+            memory_bytes=job.spec.memory_bytes,
+            step_roots=True,
+            device=self.config.device,
+        )
+        roots: list[StateRoot] = []
+        try:
+            async with training(request) as events:
+                async for event in events:
+                    if isinstance(event, StepRoot):
+                        roots.append(event.root)
+        finally:
+            shutil.rmtree(out, ignore_errors=True)
+        return roots
+
+    # the end
+
+    async def forget(self, job: JobRecord) -> None:
+        """Lets everything but the checkpoints of a closed job go."""
+        owner = pin_of(job.job_id)
+        contents = list(_named(job.spec))
+        if self.blobs.has(job.spec.dataset):
+            contents += [cid for cid, _ in data_files(self.blobs.path_of(job.spec.dataset).read_bytes())]
+        if job.initial is not None:
+            contents.append(job.initial)
+        for content_id in contents:
+            await trio.to_thread.run_sync(self.blobs.unpin, content_id, owner)
+        await trio.to_thread.run_sync(lambda: shutil.rmtree(self.folder(job), ignore_errors=True))
+
+    # inside
+
+    def folder(self, job: JobRecord) -> Path:
+        """Where the job's child works."""
+        path = self.config.home / "work" / job.job_id.hex()
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def _files(self, spec: JobSpec, folder: Path, *, data: bool = False) -> JobFiles:
+        """The job's contents as the child wants them; `data` where it will train."""
+        spec_path = folder / "spec.json"
+        spec_path.write_bytes(spec.encode())
+        manifest = self.blobs.path_of(spec.dataset)
+        files = data_files(manifest.read_bytes()) if data else []
+        initial = None if spec.initial_tensors is None else self.blobs.path_of(spec.initial_tensors)
+        return JobFiles(
+            spec=spec_path,
+            program=self.blobs.path_of(spec.program),
+            dataset=manifest,
+            data_files=[self.blobs.path_of(content_id) for content_id, _ in files],
+            initial_tensors=initial,
+        )
+
+    async def _store(self, path: Path, owner: str) -> ContentId:
+        return await trio.to_thread.run_sync(lambda: self.blobs.put_file(path, pin=owner, move=True))
+
+    @staticmethod
+    def _fresh(folder: Path) -> Path:
+        """An empty folder; what a killed child left there goes."""
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        return folder
+
+    def _free_bytes(self) -> int:
+        blobs = self.blobs
+        unpinned = sum(blobs.path_of(cid).stat().st_size for cid in blobs.ids() if not blobs.owners(cid))
+        quota = blobs.quota_bytes - blobs.used_bytes + unpinned
+        disk = shutil.disk_usage(blobs.root).free - blobs.spare_bytes + unpinned
+        return max(0, min(quota, disk))
+
+    async def _promised_bytes(self) -> int:
+        promised = 0
+        for job in await self.records.jobs():
+            if job.closed_at is None and job.initial is not None and self.blobs.has(job.initial):
+                last = await self.records.last_segment(job.job_id)
+                left = job.offer.segment_count - (0 if last is None else last.index + 1)
+                promised += left * self.blobs.path_of(job.initial).stat().st_size
+        return promised
+
+
+def data_files(raw: bytes) -> list[tuple[ContentId, int]]:
+    """Content id and size of each file that a data set manifest names; the child checks the rest of it.
+
+    Raises:
+        RemoteViolation: not a manifest, or more files or larger ones than any data set has.
+    """
+    value: Any = parse_canonical_json(raw, max_bytes=MAX_MANIFEST_BYTES)
+    files = value.get("files") if isinstance(value, dict) else None
+    if not isinstance(files, list) or not 1 <= len(files) <= MAX_DATA_FILES:
+        raise RemoteViolation(f"a data set manifest names 1 to {MAX_DATA_FILES} files")
+    found = []
+    for item in files:
+        try:
+            content_id, size = bytes.fromhex(item["content"]), item["size_bytes"]
+        except (TypeError, KeyError, ValueError) as error:
+            raise RemoteViolation(f"data file {item!r:.200} has no readable content id and size") from error
+        if len(content_id) != 32 or type(size) is not int or not 0 < size <= 1 << 40:
+            raise RemoteViolation(f"data file {item!r:.200} has an impossible content id or size")
+        found.append((ContentId(content_id), size))
+    return found
+
+
+def require_memory(spec: JobSpec, device: str) -> None:
+    """Refuses to start what would be killed for want of memory; a GPU's memory is the child's to ask for.
+
+    Raises:
+        ConfigError: less is free than the job needs.
+    """
+    free = available_memory_bytes()
+    if device == "cpu" and free is not None and free < spec.memory_bytes:
+        raise ConfigError(
+            f"the job needs {spec.memory_bytes} bytes of memory, {free} are free",
+            fix="stop other programs, or offer less with --memory",
+        )
+
+
+def available_memory_bytes() -> int | None:
+    """Memory that can be had without swapping (MemAvailable); None where the system does not say."""
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):
+        pass
+    return None
+
+
+def class_name(facts: Any) -> str:
+    """A class for people, from its facts."""
+    device = facts.get("gpu") or f"{facts.get('cpu_vendor', '')} {facts.get('cpu_capability', '')}".strip()
+    return f"{device} torch {facts.get('torch', '?')}"[:64]
+
+
+def _named(spec: JobSpec) -> list[ContentId]:
+    named = [spec.program, spec.dataset]
+    return named if spec.initial_tensors is None else [*named, spec.initial_tensors]
