@@ -27,7 +27,7 @@ from tolsey.client import spec as specs
 from tolsey.client.access import Access
 from tolsey.client.ledger import JobLog, Ledger
 from tolsey.client.peers import Peers
-from tolsey.client.views import AuditView, SegmentAudit
+from tolsey.client.views import AuditView, LedgerAudit, SegmentAudit
 from tolsey.contracts.audit import differences
 from tolsey.contracts.book import Book
 from tolsey.errors import CheckpointUnavailable, ConfigError, NetworkError, RemoteViolation

@@ -324,9 +324,11 @@ async def _start(
     with trio.move_on_after(READY_S):
         ready = await _ready_line(process, log_path)
     if ready is None:
+        with suppress(subprocess.TimeoutExpired):
+            await trio.to_thread.run_sync(process.wait, 1)  # its output has ended, so it is ending
         code = process.poll()
-        why = "did not serve within" if code is None else f"ended with code {code} before it served within"
-        raise ConfigError(f"{actor.name} {why} {READY_S:.0f} s: {last_words(log_path)}", fix=f"less {log_path}")
+        why = f"did not serve within {READY_S:.0f} s" if code is None else f"ended with code {code} before it served"
+        raise ConfigError(f"{actor.name} {why}: {last_words(log_path)}", fix=f"less {log_path}")
     return Member(
         name=actor.name, role=actor.role, pid=process.pid, account=ready.get("account"), log=log_path
     ), process

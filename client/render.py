@@ -181,7 +181,7 @@ def fetched(view: FetchView) -> RenderableType:
         f"{view.path}: {size(view.size_bytes)}, state after {view.step} steps",
         f"  file         content {view.content_id[:16]}",
         f"  state root   {view.state_root[:16]}  computed from the file's tensors",
-        f"  segment {view.segment:<4} stands in window {view.window} under root {view.window_root[:16]}, which is on chain",
+        f"  segment {view.segment:<4} of window {view.window}, whose root {view.window_root[:16]} is on chain",
     ]
     if view.plot:
         lines.append(f"loss curve in {view.plot}")

@@ -96,7 +96,7 @@ async def run(
         ConfigError: wrong passphrase, port taken, home in use, money missing.
         ChainUnavailable: the endpoint does not answer or is another chain.
     """
-    stop, parts = stop or trio.Event(), parts or Parts()
+    stop, parts = trio.Event() if stop is None else stop, parts or Parts()
     async with AsyncExitStack() as stack:
         # open
         keys = await trio.to_thread.run_sync(Keystore.open, config.home / "keys", passphrase)
