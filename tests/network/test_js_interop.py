@@ -19,6 +19,7 @@ import shutil
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -89,13 +90,7 @@ async def js_peer(tmp_path: Path) -> AsyncIterator[tuple[JsPeer, str, str]]:
     node = os.environ.get("TOLSEY_NODE") or shutil.which("node")
     async with trio.open_nursery() as nursery:
         process = await nursery.start(
-            lambda task_status: trio.run_process(
-                [node, str(script)],
-                stdin=subprocess.PIPE,
-                capture_stdout=False,
-                stdout=subprocess.PIPE,
-                task_status=task_status,
-            )
+            partial(trio.run_process, [node, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         )
         peer = JsPeer(process)
         addr = (await peer("addrs"))[0]
