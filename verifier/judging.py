@@ -77,7 +77,7 @@ class Judge:
         if (why := class_refusal(duty.offer, self._bench)) is not None:
             return Judgement(finding=Finding(kind=Verdict.ABSTAIN, reason=why))
         owner = owner_of(duty.job_id, f"{duty.draw.window}-{duty.draw.seed:028x}")
-        attempt = _WindowAttempt(duty, segments, self._bench, self._fetcher, self._jobs, owner)
+        attempt = WindowAttempt(duty, segments, self._bench, self._fetcher, self._jobs, owner)
         until = duty.seal_by - margin_s(duty.offer.verdict_window_s)
         try:
             judged, reason = await self._until(attempt.once, until, attempt.wanted)
@@ -219,7 +219,7 @@ class JobFiles:
         return self._fetcher.blobs.path_of(content_id)
 
 
-class _WindowAttempt:
+class WindowAttempt:
     """What is kept between tries at one window: traces that came, segments that matched."""
 
     def __init__(
@@ -250,7 +250,7 @@ class _WindowAttempt:
         if finding.kind is not Verdict.MISMATCH:
             return Judgement(finding=finding)
         charge = "discontinuity" if finding.is_break else "mismatch"
-        return Judgement(finding=finding, evidence=self._evidence(charge, finding))
+        return Judgement(finding=finding, evidence=self.evidence(charge, finding))
 
     async def unavailable(self, reason: str) -> Judgement:
         """The judgement once time is up and something was never served."""
@@ -266,7 +266,7 @@ class _WindowAttempt:
             # segments could be charged with.
             return Judgement(finding=finding)
         charge = "withheld" if self._trace is None else "unavailable"
-        return Judgement(finding=finding, evidence=self._evidence(charge, finding))
+        return Judgement(finding=finding, evidence=self.evidence(charge, finding))
 
     async def _prepared(self) -> Replay:
         duty, window = self._duty, self._duty.draw.window
@@ -285,7 +285,8 @@ class _WindowAttempt:
         self.wanted.what = None
         return Replay(self._bench, self._files, offer=duty.offer, trace=self._trace, before=before)
 
-    def _evidence(self, charge: str, finding: Finding) -> Evidence:
+    def evidence(self, charge: str, finding: Finding) -> Evidence:
+        """What an accusation rests on."""
         duty, trace, segment = self._duty, self._trace, finding.segment
         return Evidence(
             job_id=duty.job_id,

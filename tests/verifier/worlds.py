@@ -1,0 +1,264 @@
+"""A market of paper for the verifier's tests: real chain and contracts, invented training.
+
+A checkpoint file is `state ‖ root`, and a `PaperBench` replays by looking the true root up, so that a whole dispute
+takes a second. Workers serve from memory through `MemoryPeers`. Everything between (watching, judging, sealing,
+challenging, voting, poking, records, outbox) is the shipped code.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from tolsey.contracts.chain import Chain
+from tolsey.contracts.gateway import Gateway
+from tolsey.errors import CheckpointUnavailable, PeerUnreachable
+from tolsey.protocol.content import ContentId, content_id_of_bytes
+from tolsey.protocol.encoding import canonical_json, keccak256
+from tolsey.protocol.job import JobSpec
+from tolsey.protocol.offer import Clocks
+from tolsey.protocol.units import ClassId, JobId, Seconds, StateRoot
+from tolsey.protocol.wire import Trace, TraceEntry
+from tolsey.storage.blobs import BlobStore
+from tolsey.storage.engine import Database
+from tolsey.testing.chain import CLASS_ID, MarketWorld, PaperJob
+from tolsey.verifier.clock import Clock
+from tolsey.verifier.duty import Tools
+from tolsey.verifier.fetch import Fetcher
+from tolsey.verifier.pokes import Poker
+from tolsey.verifier.post import Post
+from tolsey.verifier.records import Evidence, Records
+from tolsey.verifier.replay import Inputs, Replayed, ReplayFailed
+from tolsey.verifier.service import Parts
+from tolsey.verifier.serving import Traces
+
+CLOCKS = Clocks(
+    commit_window_s=Seconds(600),
+    reveal_window_s=Seconds(5),
+    verdict_window_s=Seconds(60),
+    challenge_window_s=Seconds(150),
+)
+"""Wide, because the tests move time themselves; nothing here waits for a real clock."""
+PROGRAM, DATA = b"a program", b"some data"
+DATASET = canonical_json({"files": [{"content": content_id_of_bytes(DATA).hex()}]})
+
+
+def checkpoint_bytes(root: bytes) -> bytes:
+    """The file of the state with this root."""
+    return b"state " + root
+
+
+def checkpoint_id(root: bytes) -> ContentId:
+    return content_id_of_bytes(checkpoint_bytes(root))
+
+
+def paper_spec(*, segments: int = 4, per_window: int = 4, class_id: ClassId = CLASS_ID, seed: int = 7) -> JobSpec:
+    """A spec of one step a segment."""
+    return JobSpec(
+        name="paper", program=content_id_of_bytes(PROGRAM), dataset=content_id_of_bytes(DATASET), initial_tensors=None,
+        profile="pinned", class_id=class_id, seed=seed, steps=segments, steps_per_segment=1,
+        segments_per_window=per_window, batch_size=1, micro_batches=1, memory_bytes=1, work_flops=1,
+    )  # fmt: skip
+
+
+@dataclass
+class PaperBench:
+    """Replays by looking up: `truth[root before] = root after`.
+
+    Attributes:
+        restless: a machine that gives another root each time. delay: awaited before each replay.
+    """
+
+    truth: dict[bytes, bytes] = field(default_factory=dict)
+    class_id: ClassId = CLASS_ID
+    fingerprint: bytes = b'{"paper":true}'
+    restless: bool = False
+    fails: bool = False
+    runs: list[int] = field(default_factory=list)
+    delay: Callable[[], Any] | None = None
+
+    async def replay(self, inputs: Inputs, segment: int, start: Path | None, input_root: StateRoot) -> Replayed:
+        assert inputs.program.read_bytes() == PROGRAM and [f.read_bytes() for f in inputs.files] == [DATA]
+        if self.delay is not None:
+            await self.delay()
+        if start is not None and start.read_bytes() != checkpoint_bytes(input_root):
+            raise CheckpointUnavailable("the file is another state")
+        if self.fails:
+            raise ReplayFailed("the child died")
+        self.runs.append(segment)
+        root = keccak256(b"noise", bytes([len(self.runs)])) if self.restless else self.truth[input_root]
+        return Replayed(root=StateRoot(root), checkpoint=checkpoint_id(root))
+
+
+@dataclass
+class MemoryPeers:
+    """What everybody serves: traces by (peer, job, window), contents by peer."""
+
+    blobs: BlobStore
+    traces: dict[tuple[str, JobId, int], bytes]
+    contents: dict[str, dict[ContentId, bytes]]
+    punished: list[str] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)
+    online: bool = True
+
+    async def trace(self, peer_id: str, job_id: JobId, window: int) -> bytes:
+        await trio.lowlevel.checkpoint()
+        self.asked.append(peer_id)
+        try:
+            return self.traces[peer_id, job_id, window]
+        except KeyError:
+            raise PeerUnreachable(f"{peer_id} does not answer") from None
+
+    async def content(self, content_id: ContentId, peer_ids: Sequence[str], owner: str) -> None:
+        await trio.lowlevel.checkpoint()
+        for peer_id in peer_ids:
+            if (raw := self.contents.get(peer_id, {}).get(content_id)) is not None:
+                self.blobs.put_bytes(raw, pin=owner)
+                return
+        raise PeerUnreachable(f"nobody has {content_id.hex()[:8]}")
+
+    def punish(self, peer_id: str, reason: str) -> None:
+        self.punished.append(peer_id)
+
+    def is_connected(self) -> bool:
+        return self.online
+
+
+class PaperMarket:
+    """A world with one worker whose traces and files everybody can fetch.
+
+    Attributes:
+        truth: the right root after each root, for the benches.
+    """
+
+    def __init__(self, world: MarketWorld, folder: Path) -> None:
+        self.world = world
+        self.folder = folder
+        self.truth: dict[bytes, bytes] = {}
+        self.traces: dict[tuple[str, JobId, int], bytes] = {}
+        self.contents: dict[str, dict[ContentId, bytes]] = {}
+
+    def job(self, *, windows: int = 1, wrong: int | None = None, spec: JobSpec | None = None, **terms: Any) -> PaperJob:
+        """An accepted job of 4 segments a window; segment `wrong` is committed with a root that replay does not give."""
+        spec = spec or paper_spec(segments=4 * windows)
+        usual = {
+            "spec_hash": spec.spec_hash, "class_id": spec.class_id, "segment_count": spec.segment_count,
+            "segments_per_window": spec.segments_per_window, "verifier_count": 3, "sample_count": 4,
+            "commit_window_s": CLOCKS.commit_window_s, "reveal_window_s": CLOCKS.reveal_window_s,
+            "verdict_window_s": CLOCKS.verdict_window_s, "challenge_window_s": CLOCKS.challenge_window_s,
+        }  # fmt: skip
+        job = self.world.paper_job(windows=windows, **(usual | terms))
+        self.world.accept(job)
+        for before, after in zip(job.roots, job.roots[1:], strict=False):
+            self.truth[before] = after
+        if wrong is not None:
+            self.truth[job.roots[wrong]] = keccak256(b"the right root", job.roots[wrong])
+        self.serve(job, spec)
+        return job
+
+    def serve(self, job: PaperJob, spec: JobSpec, *, peer: str | None = None) -> None:
+        """Lets a peer (the worker, unless said otherwise) serve the job's traces and files."""
+        peer_id = peer or self.world.identity("wim").peer_id
+        files = self.contents.setdefault(peer_id, {})
+        for raw in (PROGRAM, DATASET, DATA, *map(checkpoint_bytes, job.roots[1:])):
+            files[content_id_of_bytes(raw)] = raw
+        for window in range(job.offer.window_count):
+            self.traces[peer_id, job.job_id, window] = self.trace(job, spec, window).encode()
+
+    def trace(self, job: PaperJob, spec: JobSpec, window: int) -> Trace:
+        indices = job.offer.window_segments(window)
+        entries = tuple(
+            TraceEntry(
+                index=i,
+                input_root=job.roots[i],
+                output_root=job.roots[i + 1],
+                checkpoint=checkpoint_id(job.roots[i + 1]),
+            )
+            for i in indices
+        )
+        start = checkpoint_id(job.roots[indices.start]) if indices.start else None
+        return Trace(spec=spec.encode(), window_start=start, entries=entries)
+
+    def commit_and_draw(self, job: PaperJob) -> None:
+        self.world.commit(job)
+        self.world.draw(job)
+
+    @asynccontextmanager
+    async def verifier(
+        self, name: str, *, parts: Parts | None = None, bench: PaperBench | None = None, watch_all: bool = False
+    ) -> AsyncIterator[Running]:
+        """A running verifier; registered at first use, stopped (as by a kill) when the block is left."""
+        gateway = self.world.as_(name)
+        class_id = (bench or PaperBench()).class_id
+        if self.world.gateway.verifier(class_id, gateway.wallet.account) is None:
+            self.world.register_verifier(name, class_id)
+        async with run_verifier(self, name, gateway, parts or Parts(), bench, watch_all) as running:
+            yield running
+
+    async def until(self, condition: Callable[[], bool], *, pass_s: int = 0, within_s: float = 20) -> None:
+        """Returns once `condition` holds; lets `pass_s` of block time go by with each look."""
+        with trio.fail_after(within_s):
+            while not await trio.to_thread.run_sync(condition):
+                if pass_s:
+                    await trio.to_thread.run_sync(self.world.pass_time, pass_s)
+                await trio.sleep(0.03)
+
+    def free(self, name: str) -> int:
+        return sum(self.world.gateway.account(self.world.account(name)))
+
+
+@dataclass
+class Running:
+    """A verifier in a test."""
+
+    post: Post
+    records: Records
+    tools: Tools
+    peers: MemoryPeers
+    bench: PaperBench
+    traces: Traces
+
+
+@asynccontextmanager
+async def run_verifier(
+    market: PaperMarket, name: str, gateway: Gateway, parts: Parts, bench: PaperBench | None, watch_all: bool
+) -> AsyncIterator[Running]:
+    folder = market.folder / name
+    database = Database.open(folder / "verifier.sqlite")
+    blobs = BlobStore(folder / "blobs", quota_bytes=1 << 24)
+    try:
+        chain = Chain(gateway, database, poll_s=0.02)
+        account = gateway.wallet.account
+        post = Post(chain, account, watch_all=watch_all, max_duties=8)
+        clock, records, traces = Clock(chain, gateway.now_ts()), Records(database), Traces()
+        peers = MemoryPeers(blobs, market.traces, market.contents)
+        bench = bench or PaperBench(market.truth)
+        fetcher = Fetcher(peers, blobs, gateway.domain, sources=post.sources, keep=traces.keep)
+        async with trio.open_nursery() as nursery:
+
+            async def accuse(item: Evidence) -> None:
+                post.accuse(item, tools, parts.makers, nursery)
+
+            tools = Tools(
+                chain=chain, clock=clock, records=records, judge=parts.judge(bench, fetcher, clock, post.job),
+                account=account, secret=market.world.verifier_secret(name), accuse=accuse,
+            )  # fmt: skip
+            await nursery.start(post.run, tools, parts.makers)
+            await nursery.start(chain.serve)
+            await nursery.start(Poker(chain, clock, lambda: post.watcher).run)
+            yield Running(post, records, tools, peers, bench, traces)
+            nursery.cancel_scope.cancel()
+    finally:
+        blobs.close()
+        database.close()
+
+
+def changed(job: PaperJob, **changes: Any) -> PaperJob:
+    """The same job with other committed roots."""
+    return dataclasses.replace(job, **changes)
