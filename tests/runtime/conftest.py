@@ -72,7 +72,7 @@ def cnn_job(**changes: Any) -> Job:
     images = (torch.arange(40 * 64) * 7919 % 17).to(torch.uint8).reshape(40, 1, 8, 8)
     settings: dict[str, Any] = {
         "name": "tiny-cnn", "model": TinyCNN, "data": author.arrays(x=images, y=torch.arange(40) % 3), "batch_size": 8,
-        "steps": 6, "steps_per_segment": 3, "lr": "0.05", "seed": 9,
+        "steps": 6, "steps_per_segment": 3, "lr": "0.01", "seed": 9,
         "optimiser": author.sgd(momentum="0.9", weight_decay="1e-3", nesterov=True),
     }
     return Job(**settings | changes)

@@ -132,7 +132,8 @@ def _grad_phase(
     fixed = {name: value for name, value in module.named_parameters() if not value.requires_grad}
     params = {name: value.detach() for name, value in module.named_parameters() if value.requires_grad}
     buffers = {name: value.detach() for name, value in (*fixed.items(), *module.named_buffers())}
-    sums = params if micro_batches > 1 else {}
+    # Own tensors: the tracer tells inputs apart by identity.
+    sums = {name: torch.zeros_like(value) for name, value in params.items()} if micro_batches > 1 else {}
     sample = {name: torch.zeros(spec.shape, dtype=DTYPES[spec.dtype]) for name, spec in batch.items()}
     carrier = _Step(module, loss)
 

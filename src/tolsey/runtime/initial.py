@@ -11,7 +11,7 @@ A *recipe* is a short list of steps on one whole tensor, in float64, rounded onc
 Numbers are binary64 bits in hex (ops.float_hex). A recipe starts with one of the first four.
 
 While the author's factory builds its module, `record` watches which tensors are filled how: `normal_`, `uniform_`,
-`zeros`, `ones`, `fill_`, `randn`, scaling by a number, clamping (so `trunc_normal_`, `kaiming_*`, `xavier_*` and
+`zeros`, `ones`, `fill_`, `randn`, `trunc_normal_`, scaling by a number, clamping (so `kaiming_*`, `xavier_*` and
 `constant_` are covered, being made of these). The numbers that torch drew are then thrown away and drawn again from
 the job's seed. A tensor filled in any other way (orthogonal_, a pre-trained weight) is no recipe: small ones become a
 literal, large ones make the whole initial state travel as a file.
@@ -127,6 +127,17 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's 
             return None
         return self.recipes.get(tensor.untyped_storage()._cdata)
 
+    def truncated(self, tensor: torch.Tensor, mean: float, std: float, low: float, high: float) -> None:
+        """A normal distribution cut to [low, high]: the quantiles between those of both ends, evenly drawn."""
+        if not _covers_storage(tensor) or std <= 0:
+            return
+        first, last = (math.erf((bound - mean) / (std * math.sqrt(2.0))) for bound in (low, high))
+        stream, self.streams = self.streams, self.streams + 1
+        self.recipes[self._keep(tensor)] = [
+            ["uniform", stream], *_affine(last - first, first), ["erfinv"], *_affine(std * math.sqrt(2.0), mean),
+            ["clamp", float_hex(float(low)), float_hex(float(high))],
+        ]
+
     def _wrote(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         target = args[0]
         if not isinstance(target, torch.Tensor):
@@ -224,8 +235,19 @@ def _covers_storage(tensor: torch.Tensor) -> bool:
 def record() -> Iterator[Callable[[torch.Tensor], Recipe | None]]:
     """Watches module construction; gives a function from tensor to its recipe (None: not known)."""
     recorder = _Recorder()
-    with recorder:
-        yield recorder.recipe_of
+    draws = torch.nn.init._no_grad_trunc_normal_  # draws until all values fit, which no list of steps can say
+
+    def truncated(tensor: torch.Tensor, mean: float, std: float, a: float, b: float, generator: Any = None) -> Any:
+        draws(tensor, mean, std, a, b, generator)
+        recorder.truncated(tensor, mean, std, a, b)
+        return tensor
+
+    torch.nn.init._no_grad_trunc_normal_ = truncated
+    try:
+        with recorder:
+            yield recorder.recipe_of
+    finally:
+        torch.nn.init._no_grad_trunc_normal_ = draws
 
 
 def literal(tensor: torch.Tensor) -> Recipe | None:
