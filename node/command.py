@@ -39,6 +39,7 @@ JSON = typer.Option(False, "--json", help="Machine-readable output.")
 
 @app.command()
 def start(
+    ctx: typer.Context,
     network: str = NETWORK,
     home: Path | None = HOME,
     listen: str = typer.Option("/ip4/127.0.0.1/tcp/0", help="Multiaddr to accept peers on."),
@@ -76,7 +77,14 @@ def start(
         faucet=faucet,
         rpc_url=rpc_url,
     )
-    run_worker(config, passphrase_file=passphrase_file, json_output=json_output, json_logs=json_logs, verbose=verbose)
+    run_worker(
+        config,
+        parts=ctx.obj,  # None but in tolsey.testing
+        passphrase_file=passphrase_file,
+        json_output=json_output,
+        json_logs=json_logs,
+        verbose=verbose,
+    )
 
 
 def run_worker(
@@ -103,14 +111,24 @@ def run_worker(
         stop = trio.Event()
         async with trio.open_nursery() as nursery:
             await nursery.start(_stop_on_signal, stop)
+            with trio.CancelScope() as starting:
+                nursery.start_soon(_cancel_after, stop, starting)
 
-            async def serve(*, task_status: trio.TaskStatus[service.Ready] = trio.TASK_STATUS_IGNORED) -> None:  # type: ignore[name-defined]  # trio-typing's stubs
-                await service.run(config, passphrase, stop=stop, parts=parts, task_status=task_status)
+                async def serve(*, task_status: trio.TaskStatus[service.Ready]) -> None:  # type: ignore[name-defined]  # trio-typing's stubs
+                    await service.run(config, passphrase, stop=stop, parts=parts, task_status=task_status)
+                    nursery.cancel_scope.cancel()
+
+                _say_ready(await nursery.start(serve), json_output)
+            if starting.cancelled_caught:
                 nursery.cancel_scope.cancel()
 
-            _say_ready(await nursery.start(serve), json_output)
-
     trio.run(main)
+
+
+async def _cancel_after(stop: trio.Event, scope: trio.CancelScope) -> None:
+    """Ends a start that hangs, such as one that waits for a chain."""
+    await stop.wait()
+    scope.cancel()
 
 
 class _JsonLines(logging.Formatter):

@@ -95,7 +95,7 @@ class Executor:
 
     async def survey(self, spec: JobSpec, peer_id: str) -> Survey:
         """What `spec` needs, by fetching its program and building it in a child."""
-        folder = self._fresh(self.config.home / "survey")
+        folder = fresh(self.config.home / "survey")
         try:
             with trio.fail_after(SURVEY_S):
                 sizes = await self._describe(spec, peer_id, owner="survey")
@@ -117,7 +117,7 @@ class Executor:
         require_memory(spec, self.config.device)
         ready: Ready | None = None
         request = InitRequest(
-            files=self._files(spec, folder), out_dir=folder, memory_bytes=spec.memory_bytes, device="cpu"
+            files=self.files(spec, folder), out_dir=folder, memory_bytes=spec.memory_bytes, device="cpu"
         )
         async with training(request) as events:
             async for event in events:
@@ -148,8 +148,8 @@ class Executor:
             await self._get(content_id, job.client_peer_id, max_bytes=size, owner=owner)
         if job.initial is not None and self.blobs.has(job.initial):
             return
-        out = self._fresh(self.folder(job) / "out")
-        files = self._files(job.spec, self.folder(job))
+        out = fresh(self.folder(job) / "out")
+        files = self.files(job.spec, self.folder(job))
         request = InitRequest(files=files, out_dir=out, memory_bytes=job.spec.memory_bytes, device="cpu")
         async with training(request) as events:
             async for event in events:
@@ -159,7 +159,7 @@ class Executor:
                             f"the contents give initial root {event.root.hex()}, offered was "
                             f"{job.offer.initial_root.hex()}"
                         )
-                    await self.records.note(job.job_id, initial=await self._store(event.path, owner))
+                    await self.records.note(job.job_id, initial=await self.store(event.path, owner))
 
     async def _describe(self, spec: JobSpec, peer_id: str, *, owner: str) -> list[tuple[ContentId, int]]:
         """Fetches program, manifest and initial tensors; gives the data files with their sizes."""
@@ -192,14 +192,14 @@ class Executor:
 
         while first < segments.stop:
             try:
-                await self._run(job, range(first, segments.stop), count)
+                await self.run_segments(job, range(first, segments.stop), count)
             except TrainingProcessDied as error:
                 deaths += 1
                 _log.warning("job %s: %s (%d of %d)", job.job_id.hex()[:12], error.message, deaths, MAX_DEATHS)
                 if deaths == MAX_DEATHS:
                     raise
 
-    async def _run(self, job: JobRecord, segments: range, keep: Keep) -> None:
+    async def run_segments(self, job: JobRecord, segments: range, keep: Keep) -> None:
         """One child over a range of segments."""
         require_memory(job.spec, self.config.device)
         checkpoint, root = await self.start_of(job, segments.start)
@@ -216,12 +216,12 @@ class Executor:
     def request(self, job: JobRecord, segments: range, checkpoint: Path, root: StateRoot) -> RunRequest:
         """What the child is asked to run."""
         return RunRequest(
-            files=self._files(job.spec, self.folder(job), data=True),
+            files=self.files(job.spec, self.folder(job), data=True),
             first_segment=segments.start,
             last_segment=segments.stop - 1,
             checkpoint=checkpoint,
             input_root=root,
-            out_dir=self._fresh(self.folder(job) / "out"),
+            out_dir=fresh(self.folder(job) / "out"),
             memory_bytes=job.spec.memory_bytes,
             device=self.config.device,
         )
@@ -233,7 +233,7 @@ class Executor:
             index=done.segment.index,
             input_root=done.segment.input_root,
             output_root=done.segment.output_root,
-            checkpoint=await self._store(done.path, pin_of(job.job_id)),
+            checkpoint=await self.store(done.path, pin_of(job.job_id)),
             losses=losses,
             step_us=int(done.seconds * 1e6 / max(steps, 1)),
         )
@@ -241,19 +241,19 @@ class Executor:
     async def start_of(self, job: JobRecord, index: int) -> tuple[Path, StateRoot]:
         """The checkpoint before segment `index`, and its root."""
         if index == 0:
-            fresh = await self.records.job(job.job_id)
-            if fresh is None or fresh.initial is None:
+            newest = await self.records.job(job.job_id)
+            if newest is None or newest.initial is None:
                 raise LocalViolation(f"job {job.job_id.hex()} is trained before it is prepared")
-            return self.blobs.path_of(fresh.initial), job.offer.initial_root
+            return self.blobs.path_of(newest.initial), job.offer.initial_root
         (before,) = await self.records.segments(job.job_id, range(index - 1, index))
         return self.blobs.path_of(before.checkpoint), before.output_root
 
     async def step_roots(self, job: JobRecord, index: int) -> list[StateRoot]:
         """State roots after each step of a finished segment, by running it again in another child."""
         checkpoint, root = await self.start_of(job, index)
-        out = self._fresh(self.folder(job) / "steps")
+        out = fresh(self.folder(job) / "steps")
         request = RunRequest(
-            files=self._files(job.spec, self.folder(job), data=True),
+            files=self.files(job.spec, self.folder(job), data=True),
             first_segment=index,
             last_segment=index,
             checkpoint=checkpoint,
@@ -295,7 +295,7 @@ class Executor:
         path.mkdir(parents=True, exist_ok=True)
         return path
 
-    def _files(self, spec: JobSpec, folder: Path, *, data: bool = False) -> JobFiles:
+    def files(self, spec: JobSpec, folder: Path, *, data: bool = False) -> JobFiles:
         """The job's contents as the child wants them; `data` where it will train."""
         spec_path = folder / "spec.json"
         spec_path.write_bytes(spec.encode())
@@ -310,15 +310,9 @@ class Executor:
             initial_tensors=initial,
         )
 
-    async def _store(self, path: Path, owner: str) -> ContentId:
+    async def store(self, path: Path, owner: str) -> ContentId:
+        """Moves a file into the blob store, pinned."""
         return await trio.to_thread.run_sync(lambda: self.blobs.put_file(path, pin=owner, move=True))
-
-    @staticmethod
-    def _fresh(folder: Path) -> Path:
-        """An empty folder; what a killed child left there goes."""
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        return folder
 
     def _free_bytes(self) -> int:
         blobs = self.blobs
@@ -335,6 +329,13 @@ class Executor:
                 left = job.offer.segment_count - (0 if last is None else last.index + 1)
                 promised += left * self.blobs.path_of(job.initial).stat().st_size
         return promised
+
+
+def fresh(folder: Path) -> Path:
+    """An empty folder; what a killed child left there goes."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
 
 
 def data_files(raw: bytes) -> list[tuple[ContentId, int]]:

@@ -69,11 +69,11 @@ class Responder:
 
     def serve(self, host: Host) -> None:
         """Registers every protocol; before the first connection, because peers ask once what we speak."""
-        serve(host, rpc_of(OFFER), _guarded(self.offer))
-        serve(host, rpc_of(PROGRESS), _guarded(self.progress))
-        serve(host, rpc_of(TRACE), _guarded(self.trace))
-        serve(host, rpc_of(STEPS, max_per_peer=1), _guarded(self.steps))
-        serve(host, rpc_of(BOOK), _guarded(self.book))
+        serve(host, rpc_of(OFFER), guarded(self.offer))
+        serve(host, rpc_of(PROGRESS), guarded(self.progress))
+        serve(host, rpc_of(TRACE), guarded(self.trace))
+        serve(host, rpc_of(STEPS, max_per_peer=1), guarded(self.steps))
+        serve(host, rpc_of(BOOK), guarded(self.book))
         serve_content(host, self._store)
 
     async def offer(self, peer_id: str, raw: bytes) -> bytes:
@@ -159,7 +159,7 @@ def thinned(points: list[tuple[int, str]], most: int) -> list[tuple[int, str]]:
     return [points[i * (len(points) - 1) // (most - 1)] for i in range(most)]
 
 
-def _guarded(handler: Handler) -> Handler:
+def guarded(handler: Handler) -> Handler:
     """Says `unavailable` where chain or disk fail us: no peer's fault, and no reason to stop the worker."""
 
     async def answer(peer_id: str, raw: bytes) -> bytes:

@@ -90,7 +90,7 @@ class Worker:
         """One job from accepted offer to payment."""
         _log.info("job %s: starts in window %d", self._tag, self.job.window)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._train)
+            nursery.start_soon(self.train)
             await self._follow()
             nursery.cancel_scope.cancel()  # kills the child at once
         await self._let_go()
@@ -108,7 +108,7 @@ class Worker:
                 await self._see(view)
                 if view.state in FINAL or self._is_lost(view):
                     return
-                await self._turn(view)
+                await self.turn(view)
                 pause_s = RETRY_FIRST_S
             except (ChainError, InsufficientFunds) as error:
                 _log.warning("job %s: %s; again in %.0f s", self._tag, error.message, pause_s)
@@ -136,13 +136,13 @@ class Worker:
             return False
         return self._tools.clock.block_ts > self.job.offer.expires_at + UNSEEN_GRACE_S
 
-    async def _turn(self, view: JobView) -> None:
+    async def turn(self, view: JobView) -> None:
         """Does what the state wants of a worker, see the table at the top."""
         turns: dict[State, Callable[[JobView], Awaitable[None]]] = {
             State.ACCEPTED: self._commit,
             State.COMMITTED: self._draw,
             State.DRAWN: self._settle,
-            State.DEMANDED: self._answer,
+            State.DEMANDED: self.answer,
             State.CHALLENGED: self._resolve,
         }
         if (turn := turns.get(view.state)) is not None:
@@ -176,7 +176,8 @@ class Worker:
         if self._is_overdue(view):
             await self._send(self._tools.chain.gateway.action.settle(self.job.offer), "settle", view)
 
-    async def _answer(self, view: JobView) -> None:
+    async def answer(self, view: JobView) -> None:
+        """Opens the demanded segment on chain."""
         if self._is_overdue(view):
             return
         dispute = await self._tools.chain.run(self._tools.chain.gateway.dispute, self.job.job_id)
@@ -206,7 +207,7 @@ class Worker:
 
     # training
 
-    async def _train(self) -> None:
+    async def train(self) -> None:
         """Makes the missing segments; gives the job back where that is impossible."""
         try:
             await self._patiently(lambda: self._tools.executor.prepare(self.job))

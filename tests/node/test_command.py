@@ -1,0 +1,157 @@
+"""`tolsey worker` as a person or a supervisor sees it: real processes, exit codes, one ready line."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tolsey.errors import ConfigError
+from tolsey.node.command import home_of, network_path, running_pid
+from tolsey.node.config import WorkerConfig, dollars, parse_dollars, parse_size
+from tolsey.testing.chain import MarketWorld
+
+TOLSEY = [sys.executable, "-c", "from tolsey.client.cli import main; main()", "worker"]
+END_S = 60
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("1000", 1000), ("4GiB", 4 << 30), ("512 MiB", 512 << 20), ("0.5KiB", 512)]
+)
+def test_parse_size_gives_bytes(text: str, size: int) -> None:
+    assert parse_size("--memory", text) == size
+
+
+@pytest.mark.parametrize("text", ["", "4GB", "-1", "four", "1e9"])
+def test_parse_size_nonsense_names_the_flag(text: str) -> None:
+    with pytest.raises(ConfigError, match="--memory"):
+        parse_size("--memory", text)
+
+
+@pytest.mark.parametrize(("text", "units"), [("1.0", 1_000_000), ("0", 0), ("0.000001", 1), ("12.5", 12_500_000)])
+def test_parse_dollars_gives_token_units_and_back(text: str, units: int) -> None:
+    assert parse_dollars("--min-price", text) == units
+    assert parse_dollars("--min-price", dollars(units)) == units
+
+
+@pytest.mark.parametrize("text", ["", "-1", "0.0000001", "NaN", "Infinity", "1,5", "1e40"])
+def test_parse_dollars_nonsense_names_the_flag(text: str) -> None:
+    with pytest.raises(ConfigError, match="--min-price"):
+        parse_dollars("--min-price", text)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"capacity": 0}, {"memory_bytes": 1}, {"device": "tpu"}, {"bond_bps": -1}, {"forfeit_bps": 10_001}]
+)
+def test_config_out_of_range_is_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        WorkerConfig(network="local", home=Path("/nowhere"), **changes)
+
+
+def test_network_path_unknown_name_says_where_it_looked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    with pytest.raises(ConfigError, match="no network file at"):
+        network_path("atlantis")
+    (tmp_path / "tolsey" / "atlantis").mkdir(parents=True)
+    (tmp_path / "tolsey" / "atlantis" / "network.toml").write_text("")
+    assert network_path("atlantis").name == "network.toml"
+
+
+def test_running_pid_left_over_file_does_not_count(tmp_path: Path) -> None:
+    (tmp_path / "worker.pid").write_text(f"{os.getpid()}\n")
+    assert running_pid(tmp_path) is None
+    (tmp_path / "worker.sqlite.lock").touch()
+    assert running_pid(tmp_path) is None
+
+
+def test_home_default_lies_beside_the_network_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TOLSEY_HOME", raising=False)
+    assert home_of(tmp_path / "network.toml", None) == tmp_path / "worker"
+    monkeypatch.setenv("TOLSEY_HOME", str(tmp_path / "mine"))
+    assert home_of(tmp_path / "network.toml", None) == tmp_path / "mine"
+
+
+class Cli:
+    """`tolsey worker` against one market."""
+
+    def __init__(self, folder: Path) -> None:
+        self.home = folder / "worker"
+        self.where = ["--network", str(folder / "network.toml"), "--home", str(self.home)]
+        self.environment = os.environ | {"TOLSEY_PASSPHRASE": "open sesame"}
+
+    @contextmanager
+    def started(self, *flags: str) -> Iterator[tuple[subprocess.Popen[bytes], dict[str, Any]]]:
+        """A running worker and its ready line; killed at the end if it still runs."""
+        process = subprocess.Popen(
+            [*TOLSEY, "start", *self.where, "--json", *flags],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=self.environment,
+        )
+        try:
+            assert process.stdout is not None and process.stderr is not None
+            line = process.stdout.readline()
+            assert line, process.stderr.read().decode()[-2000:]
+            yield process, json.loads(line)
+        finally:
+            process.kill()
+            process.wait()
+            for pipe in (process.stdout, process.stderr):
+                assert pipe is not None
+                pipe.close()
+
+    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*TOLSEY, *words, *self.where],
+            capture_output=True,
+            text=True,
+            env=self.environment,
+            timeout=END_S,
+            check=False,
+        )
+
+
+@pytest.mark.slow
+def test_start_status_stop_and_start_again(tmp_path: Path) -> None:
+    with MarketWorld.open(tmp_path, block_time_s=0.5) as world:
+        world.network.save(tmp_path / "network.toml")
+        cli = Cli(tmp_path)
+        with cli.started("--price-per-petaflop", "2.5", "--json-logs") as (process, ready):
+            assert ready["event"] == "ready" and ready["pid"] == process.pid
+            registration = world.gateway.worker(ready["account"])
+            assert registration is not None and not registration.leaving_since
+
+            second = cli.run("start")
+            assert second.returncode == 10 and "in use" in second.stderr
+
+            status = json.loads(cli.run("status", "--json").stdout)
+            assert (status["running"], status["account"], status["jobs"]) == (True, ready["account"], [])
+            assert status["money"]["free"] > 0
+
+            assert "stopped" in cli.run("stop").stdout
+            assert process.wait(END_S) == 0
+        after = json.loads(cli.run("status", "--json").stdout)
+        assert (after["running"], after["account"]) == (False, ready["account"])
+        assert "no worker runs" in cli.run("stop").stdout
+
+        with cli.started() as (process, again):
+            assert (again["account"], again["peer_id"]) == (ready["account"], ready["peer_id"])
+            process.send_signal(signal.SIGINT)
+            assert process.wait(END_S) == 0
+
+
+@pytest.mark.slow
+def test_start_without_chain_names_the_endpoint_and_exits_6(tmp_path: Path) -> None:
+    with MarketWorld.open(tmp_path) as world:
+        world.network.save(tmp_path / "network.toml")
+    refused = Cli(tmp_path).run("start")
+    assert refused.returncode == 6
+    assert world.network.rpc_url in refused.stderr and "Traceback" not in refused.stderr
