@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import chain
 
-from tolsey.contracts.book import Book, JobRecord, RegistrationRecord
+from tolsey.contracts.book import Book
+from tolsey.contracts.entries import JobRecord, RegistrationRecord
 from tolsey.contracts.gateway import Gateway
 from tolsey.contracts.views import Registration
 from tolsey.protocol.lifecycle import State

@@ -54,6 +54,16 @@ FAST_CLOCKS = Clocks(
     verdict_window_s=Seconds(3),
     challenge_window_s=Seconds(8),
 )
+CALM_CLOCKS = Clocks(
+    commit_window_s=Seconds(200),
+    reveal_window_s=Seconds(40),
+    verdict_window_s=Seconds(60),
+    challenge_window_s=Seconds(200),
+)
+"""For tests that move the chain's clock themselves: a slow machine must not let a deadline pass by accident."""
+CALM_TERMS = replace(
+    LOCAL_TERMS, max_window_s=Seconds(600), min_verdict_window_s=Seconds(1), panel_window_s=Seconds(60)
+)
 FAST_TERMS = replace(LOCAL_TERMS, max_window_s=Seconds(600), min_verdict_window_s=Seconds(1), panel_window_s=Seconds(4))
 PURSE = TokenUnits(1_000_000 * DOLLAR)
 """What a new actor has free in the market, token units."""
@@ -67,6 +77,7 @@ class PaperJob:
     Attributes:
         secrets: the client's seal chain; element w is revealed for window w.
         roots: state root before each segment and after the last (segment_count + 1).
+        broken: segments that do not start where the one before them ended.
     """
 
     offer: Offer
@@ -76,13 +87,18 @@ class PaperJob:
     roots: tuple[StateRoot, ...]
     chain_id: int
     market: Account
+    broken: frozenset[int] = frozenset()
+
+    def input_root(self, segment: int) -> StateRoot:
+        """What the worker's leaf says the segment starts from: for a broken one not where the last one ended."""
+        return StateRoot(keccak256(b"broken", self.roots[segment])) if segment in self.broken else self.roots[segment]
 
     def leaves(self, window: int) -> list[bytes]:
         """The leaves that the worker commits for a window."""
         return [
             segment_leaf(
                 chain_id=self.chain_id, market=self.market, job_id=self.job_id, worker=self.offer.worker, index=index,
-                input_root=self.roots[index], output_root=self.roots[index + 1],
+                input_root=self.input_root(index), output_root=self.roots[index + 1],
             )
             for index in self.offer.window_segments(window)
         ]  # fmt: skip
@@ -97,7 +113,7 @@ class PaperJob:
         place = segment - self.offer.window_segments(window).start
         return Opening(
             segment=segment,
-            input_root=self.roots[segment],
+            input_root=self.input_root(segment),
             output_root=self.roots[segment + 1],
             siblings=tuple(merkle.proof(self.leaves(window), place)),
         )
@@ -120,14 +136,17 @@ class MarketWorld:
     @classmethod
     @contextlib.contextmanager
     def open(
-        cls, folder: Path, *, engine: Engine = "auto", terms: Terms = FAST_TERMS, clocks: Clocks = FAST_CLOCKS,
+        cls, folder: Path, *, engine: Engine = "auto", terms: Terms | None = None, clocks: Clocks | None = None,
         block_time_s: float = 0,
     ) -> Iterator[MarketWorld]:  # fmt: skip
         """A fresh chain in `folder` with a market on it; stopped at the end.
 
         Args:
+            terms, clocks: None takes the fast ones where blocks come by themselves, else the calm ones.
             block_time_s: mine a block at least so often, for code that waits for real time; 0 mines when sent to.
         """
+        terms = terms or (FAST_TERMS if block_time_s else CALM_TERMS)
+        clocks = clocks or (FAST_CLOCKS if block_time_s else CALM_CLOCKS)
         with start_chain_now(folder / "chain", engine=engine, block_time_s=block_time_s) as chain:
             deployer = Wallet.from_private_key(dev_keys()[0])
             yield cls(chain, deploy(chain.url, deployer, terms, name="test", clocks=clocks))
@@ -175,11 +194,13 @@ class MarketWorld:
         return self.send(name, self.as_(name).action.register_worker(peer_id, signature))
 
     def register_verifier(self, name: str, class_id: ClassId = CLASS_ID) -> TxReceipt:
-        """Puts the actor into a class pool under its own peer id and secret."""
+        """Puts the actor into a class pool under its own peer id and secret; draws from now on may meet it."""
         peer_id, signature = self._binding(name)
         secret_hash = keccak256(tag(TAG_SEAL), self.verifier_secret(name))
         action = self.as_(name).action.register_verifier(class_id, secret_hash, peer_id, signature)
-        return self.send(name, action)
+        receipt = self.send(name, action)
+        self.pass_time(1)  # a draw in the second of the registration passes it over
+        return receipt
 
     # the chain
 
@@ -216,11 +237,14 @@ class MarketWorld:
 
     # jobs
 
-    def paper_job(self, *, client: str = "carol", worker: str = "wim", windows: int = 1, **terms: Any) -> PaperJob:
+    def paper_job(
+        self, *, client: str = "carol", worker: str = "wim", windows: int = 1,
+        broken: frozenset[int] = frozenset(), **terms: Any,
+    ) -> PaperJob:  # fmt: skip
         """A signed offer for an invented job; registers the worker where it is not.
 
         Args:
-            terms: fields of Offer that shall differ from the usual ones.
+            broken: see PaperJob. terms: fields of Offer that shall differ from the usual ones.
         """
         self._jobs += 1
         for name in (client, worker):
@@ -265,6 +289,7 @@ class MarketWorld:
             roots=roots,
             chain_id=self.network.chain_id,
             market=self.network.market,
+            broken=broken,
         )
 
     def job(self, job: PaperJob) -> JobView:
