@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 
 import pytest
 import trio
@@ -107,6 +108,16 @@ async def test_open_host_data_dir_in_use_refused(tmp_path):
                 pass
     async with open_host(Identity.generate(), data_dir=tmp_path) as again:
         assert again.addrs
+
+
+async def test_open_host_left_gives_back_port_and_sockets(nodes):
+    before = len(os.listdir("/proc/self/fd"))
+    async with nodes(2) as (a, b):
+        await a.connect(b.addrs[0])
+        address = b.addrs[0].rsplit("/p2p/", 1)[0]
+    assert len(os.listdir("/proc/self/fd")) == before
+    async with open_host(Identity.generate(), address) as again:
+        assert again.addrs[0].startswith(address)
 
 
 async def test_open_host_body_error_comes_out_alone():

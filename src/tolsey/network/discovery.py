@@ -28,9 +28,10 @@ from libp2p.tools.anyio_service import background_trio_service
 from tolsey.errors import NetworkError, PeerTimeout
 from tolsey.network import guards
 from tolsey.network.budgets import Bucket
-from tolsey.network.host import Host, peer_id_of
+from tolsey.network.host import Host
 from tolsey.network.identity import is_peer_id
 from tolsey.network.scopes import unwrapped
+from tolsey.network.startup import peer_id_of
 from tolsey.protocol.encoding import sha256
 
 PROTOCOL = "/tolsey/kad/1.0.0"

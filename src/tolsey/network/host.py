@@ -10,37 +10,30 @@ and a data directory that another process uses. Next in the flow: rpc.py, discov
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import logging
 import os
-import socket
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import trio
-from libp2p import new_swarm
 from libp2p.abc import INetStream
-from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.custom_types import TProtocol
 from libp2p.host.basic_host import BasicHost
-from libp2p.network.config import ConnectionConfig, RetryConfig
 from libp2p.network.swarm import Swarm
 from libp2p.peer.id import ID
-from libp2p.transport.tcp.tcp import TCP
-from multiaddr import Multiaddr  # type: ignore[import-untyped]  # ships no types
 
 from tolsey.errors import ConfigError, NetworkError, PeerTimeout, PeerUnreachable, RemoteViolation
 from tolsey.network import guards, scores
 from tolsey.network.budgets import Budget
-from tolsey.network.identity import Identity, is_peer_id, verify_peer_signature
+from tolsey.network.identity import Identity, verify_peer_signature
 from tolsey.network.scopes import leaves_of, unwrapped
+from tolsey.network.startup import build, close_sockets, locked, parse_addr, peer_id_of, refuse_taken_port, with_peer
 from tolsey.network.streams import Stream
 
-__all__ = ["Host", "Identity", "Limits", "ProtocolUnsupported", "open_host", "verify_peer_signature"]
+__all__ = ["Host", "Identity", "Limits", "ProtocolUnsupported", "open_host", "peer_id_of", "verify_peer_signature"]
 
 OPEN_STREAM_S = 10.0
 CONNECT_S = 12.0
@@ -48,7 +41,6 @@ PING_S = 10.0
 PING_PROTOCOL = "/ipfs/ping/1.0.0"
 PING_BYTES = 32
 ADDRESS_TTL_S = 24 * 3600
-LOCK_NAME = "network.lock"
 
 Handler = Callable[[Stream], Awaitable[None]]
 _log = logging.getLogger(__name__)
@@ -113,7 +105,7 @@ class Host:
 
     def addrs_of(self, peer_id: str) -> list[str]:
         """Addresses known of a peer, /p2p/ included; empty where none is known."""
-        return [_with_peer(a, peer_id) for a in guards.known_addrs(self._swarm, ID.from_string(peer_id))]
+        return [with_peer(a, peer_id) for a in guards.known_addrs(self._swarm, ID.from_string(peer_id))]
 
     async def connect(self, addr: str) -> str:
         """The id of the peer at `addr`, connected.
@@ -148,7 +140,7 @@ class Host:
 
     def add_addrs(self, peer_id: str, addrs: Sequence[str]) -> None:
         """Remembers where a peer may be; at most MAX_ADDRS_PER_PEER are ever tried."""
-        parsed = [_parse(addr) for addr in addrs[: guards.MAX_ADDRS_PER_PEER]]
+        parsed = [parse_addr(addr) for addr in addrs[: guards.MAX_ADDRS_PER_PEER]]
         if parsed:
             self.basic.get_peerstore().add_addrs(ID.from_string(peer_id), parsed, ADDRESS_TTL_S)
 
@@ -315,10 +307,10 @@ async def open_host(
     limits = limits or Limits()
     for addr in bootstrap:
         peer_id_of(addr)
-    address = _parse(listen)
-    with unwrapped(), _locked(data_dir):
-        _refuse_taken_port(address)
-        basic = _build(identity, limits, [_parse(addr) for addr in announce])
+    address = parse_addr(listen)
+    with unwrapped(), locked(data_dir):
+        refuse_taken_port(address)
+        basic = build(identity, limits.max_connections, [parse_addr(addr) for addr in announce])
         async with basic.run(listen_addrs=[address]):
             if not basic.get_transport_addrs():
                 raise ConfigError(f"cannot listen on {listen}", fix="choose another --listen address")
@@ -329,48 +321,8 @@ async def open_host(
                 try:
                     yield host
                 finally:
+                    await guards.quietly(close_sockets(host._swarm))
                     nursery.cancel_scope.cancel()
-
-
-def peer_id_of(addr: str) -> str:
-    """The peer id at the end of a full multiaddr.
-
-    Raises:
-        ConfigError: there is none, or it is not an Ed25519 peer id.
-    """
-    peer_id = str(_parse(addr).get_peer_id() or "")
-    if not is_peer_id(peer_id):
-        raise ConfigError(f"{addr!r} does not end in /p2p/<peer id>", fix="copy the address that the peer prints")
-    return peer_id
-
-
-def _build(identity: Identity, limits: Limits, announce: list[Multiaddr]) -> BasicHost:
-    key_pair = create_new_key_pair(identity.key)
-    swarm = new_swarm(
-        key_pair=key_pair,
-        sec_opt=guards.security_options(key_pair),
-        muxer_opt=guards.muxer_options(),
-        transports=[TCP()],
-        retry_config=RetryConfig(max_retries=0),
-        connection_config=ConnectionConfig(
-            max_connections=limits.max_connections,
-            min_connections=0,
-            low_watermark=0,
-            high_watermark=limits.max_connections,
-            inbound_upgrade_timeout=5.0,
-        ),
-    )
-    assert isinstance(swarm, Swarm)
-    # An eighth of the connections is kept for the peers that we choose.
-    swarm._inbound_limiter = trio.CapacityLimiter(limits.max_connections - limits.max_connections // 8)
-    swarm.auto_connector.maybe_connect = _dial_nobody  # type: ignore[method-assign]  # on this one object
-    # Its circuit breaker refuses everybody for a minute after five failures; the guards and Limits count instead.
-    swarm.set_resource_manager(None)
-    return BasicHost(network=swarm, announce_addrs=announce or None, disable_identify_address_discovery=True)
-
-
-async def _dial_nobody() -> None:
-    """In place of the library's dials to anybody it has heard of, whenever it finds us lonely."""
 
 
 async def _stay_connected(host: Host, addr: str) -> None:
@@ -390,51 +342,3 @@ async def _stay_connected(host: Host, addr: str) -> None:
 
 async def _crash(error: BaseException) -> None:
     raise error
-
-
-@contextmanager
-def _locked(data_dir: Path | None) -> Iterator[None]:
-    if data_dir is None:
-        yield
-        return
-    data_dir.mkdir(parents=True, exist_ok=True)
-    with open(data_dir / LOCK_NAME, "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ConfigError(
-                f"{data_dir} is in use by another node", fix="stop that node, or give this one its own --data-dir"
-            ) from error
-        yield
-
-
-def _refuse_taken_port(address: Multiaddr) -> None:
-    """The library listens with SO_REUSEPORT and would share a taken port in silence; a plain bind does not."""
-    protocols = {p.name for p in address.protocols()}
-    if protocols != {"ip4", "tcp"} and protocols != {"ip6", "tcp"}:
-        raise ConfigError(f"cannot listen on {address}: only /ip4 or /ip6 with /tcp", fix="/ip4/0.0.0.0/tcp/4101")
-    family, name = (socket.AF_INET, "ip4") if "ip4" in protocols else (socket.AF_INET6, "ip6")
-    ip, port = str(address.value_for_protocol(name)), int(str(address.value_for_protocol("tcp")))
-    if not port:
-        return
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((ip, port))
-        except OSError as error:
-            why = "is taken" if error.errno == errno.EADDRINUSE else f"cannot be used ({error.strerror})"
-            raise ConfigError(f"{ip} port {port} {why}", fix="choose another --listen address") from error
-
-
-def _parse(addr: str) -> Multiaddr:
-    if len(addr) > 512:
-        raise ConfigError(f"an address of {len(addr)} characters is not one")
-    try:
-        return Multiaddr(addr)
-    except Exception as error:  # the parser raises a dozen types, ValueError and KeyError among them
-        raise ConfigError(f"not a multiaddr: {addr!r} ({error})", fix="/ip4/1.2.3.4/tcp/4101/p2p/12D3Koo…") from error
-
-
-def _with_peer(addr: Multiaddr, peer_id: str) -> str:
-    text = str(addr)
-    return text if "/p2p/" in text else f"{text}/p2p/{peer_id}"
