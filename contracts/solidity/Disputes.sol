@@ -3,7 +3,6 @@ pragma solidity =0.8.37;
 
 import {IDisputes} from "./interfaces/IDisputes.sol";
 import {IJobMarket} from "./interfaces/IJobMarket.sol";
-import {ILedger} from "./interfaces/ILedger.sol";
 import {IRegistry} from "./interfaces/IRegistry.sol";
 import {IStepJudge} from "./interfaces/IStepJudge.sol";
 import {JobRules} from "./JobRules.sol";
@@ -18,7 +17,7 @@ import {Tags} from "./libraries/Tags.sol";
 /// verdict moves
 /// no worker's money; only what the chain can check itself, or the judge's word, does.
 abstract contract Disputes is IDisputes, JobRules {
-    using Accounts for mapping(address => ILedger.Account);
+    using Accounts for Accounts.Book;
 
     /// @dev The worker's part of a challenger's bond for answering a demand: a tenth.
     uint256 private constant ANSWER_SHARE = 10;
@@ -28,7 +27,7 @@ abstract contract Disputes is IDisputes, JobRules {
     /// @inheritdoc IDisputes
     function penalizeSilence(IJobMarket.Offer calldata offer, address verifier_) external {
         bytes32 id = _jobId(offer);
-        IJobMarket.Job memory j = _jobs[id];
+        IJobMarket.Job memory j = _job(id);
         uint256 window = _drawnWindow(j);
         IRegistry.Verifier memory accused = _requireDrawn(id, offer, j, verifier_);
         // A dispute may have ended the job before the time to reveal was over; then nobody was silent.
@@ -49,8 +48,7 @@ abstract contract Disputes is IDisputes, JobRules {
 
     /// @inheritdoc IDisputes
     function penalizeFalseMatch(IJobMarket.Offer calldata offer, address verifier_) external {
-        bytes32 id = _require(offer, IJobMarket.State.Slashed);
-        IJobMarket.Job memory j = _jobs[id];
+        (bytes32 id, IJobMarket.Job memory j) = _require(offer, IJobMarket.State.Slashed);
         IJobMarket.Dispute memory d = _disputes[id];
         IRegistry.Verifier memory accused = _requireDrawn(id, offer, j, verifier_);
         IJobMarket.Verdict memory said = _verdict(id, j.window, verifier_);
@@ -95,8 +93,7 @@ abstract contract Disputes is IDisputes, JobRules {
         bytes32 claimedRoot,
         bytes32 salt
     ) external {
-        bytes32 id = _require(offer, IJobMarket.State.Drawn);
-        IJobMarket.Job memory j = _jobs[id];
+        (bytes32 id, IJobMarket.Job memory j) = _require(offer, IJobMarket.State.Drawn);
         _requireInTime(id, j.deadline);
         _checkOpening(id, offer, j.window, opening);
         if (claimedRoot == opening.outputRoot) revert JobMarket_NothingDisputed(id, claimedRoot);
@@ -137,8 +134,7 @@ abstract contract Disputes is IDisputes, JobRules {
 
     /// @inheritdoc IDisputes
     function demand(IJobMarket.Offer calldata offer, uint32 index) external {
-        bytes32 id = _require(offer, IJobMarket.State.Drawn);
-        IJobMarket.Job memory j = _jobs[id];
+        (bytes32 id, IJobMarket.Job memory j) = _require(offer, IJobMarket.State.Drawn);
         _requireInTime(id, j.deadline);
         _placeInWindow(id, offer, j.window, index);
         _openDispute(id, j, IJobMarket.State.Demanded, index, offer.verdictWindowS);
@@ -156,8 +152,7 @@ abstract contract Disputes is IDisputes, JobRules {
 
     /// @inheritdoc IDisputes
     function answer(IJobMarket.Offer calldata offer, IJobMarket.Opening calldata opening) external {
-        bytes32 id = _require(offer, IJobMarket.State.Demanded);
-        IJobMarket.Job memory j = _jobs[id];
+        (bytes32 id, IJobMarket.Job memory j) = _require(offer, IJobMarket.State.Demanded);
         IJobMarket.Dispute memory d = _disputes[id];
         _requireInTime(id, j.deadline);
         if (opening.index != d.segment) {
@@ -191,7 +186,7 @@ abstract contract Disputes is IDisputes, JobRules {
         IJobMarket.Opening calldata here
     ) external {
         bytes32 id = _jobId(offer);
-        IJobMarket.Job memory j = _jobs[id];
+        IJobMarket.Job memory j = _job(id);
         if (j.state != IJobMarket.State.Committed && j.state != IJobMarket.State.Drawn) {
             revert JobMarket_WrongState(id, IJobMarket.State.Drawn, j.state);
         }
@@ -215,7 +210,7 @@ abstract contract Disputes is IDisputes, JobRules {
     /// @inheritdoc IDisputes
     function resolve(IJobMarket.Offer calldata offer) external {
         bytes32 id = _jobId(offer);
-        IJobMarket.Job memory j = _jobs[id];
+        IJobMarket.Job memory j = _job(id);
         IJobMarket.Dispute memory d = _disputes[id];
         if (j.state == IJobMarket.State.Demanded) {
             _requireOverdue(id, j.deadline);
@@ -266,7 +261,7 @@ abstract contract Disputes is IDisputes, JobRules {
         IJobMarket.State from = j.state;
         IJobMarket.Shares memory s;
         s.escrowReturned = _escrowLeft(offer, j);
-        uint256 spent = _totalEscrow(offer) - s.escrowReturned;
+        uint256 spent = _escrowLeft(offer, 0, 0) - s.escrowReturned;
         uint256 left = offer.bond;
         s.toClient = spent < left ? spent : left;
         left -= s.toClient;

@@ -10,6 +10,7 @@ import {
     JobMarket_WindowClosed,
     JobMarket_WrongState
 } from "./libraries/Errors.sol";
+import {JobSlot} from "./libraries/JobSlot.sol";
 import {Tags} from "./libraries/Tags.sol";
 import {MarketStorage} from "./MarketStorage.sol";
 
@@ -30,8 +31,19 @@ abstract contract JobRules is MarketStorage {
     );
 
     /// @notice The EIP-712 digest of the offer.
+    /// @dev An offer in calldata is laid out as EIP-712 encodes it, so its words are hashed as they stand; encoding them
+    /// anew costs 2,100 gas in every call. Bytes that are no offer (a number too large for its type) give a digest that
+    /// no worker signed, and reading such a field reverts.
     function _jobId(IJobMarket.Offer calldata offer) internal view returns (bytes32) {
-        return _hashTypedDataV4(keccak256(abi.encode(OFFER_TYPEHASH, offer)));
+        bytes32 typeHash = OFFER_TYPEHASH;
+        bytes32 structHash;
+        assembly ("memory-safe") {
+            let words := mload(64)
+            mstore(words, typeHash)
+            calldatacopy(add(words, 32), offer, 640) // 20 fields
+            structHash := keccak256(words, 672)
+        }
+        return _hashTypedDataV4(structHash);
     }
 
     /// @notice A drawn verifier's word on a window.
@@ -51,9 +63,13 @@ abstract contract JobRules is MarketStorage {
 
     // --- moving a job ---
 
+    function _job(bytes32 id) internal view returns (IJobMarket.Job memory) {
+        return JobSlot.unpack(_jobs[id]);
+    }
+
     function _move(bytes32 id, IJobMarket.Job memory j, IJobMarket.State to) internal {
         j.state = to;
-        _jobs[id] = j;
+        _jobs[id] = JobSlot.pack(j);
     }
 
     /// @dev A final state keeps the time of its end in `deadline`.
@@ -64,10 +80,25 @@ abstract contract JobRules is MarketStorage {
 
     // --- checks ---
 
-    function _require(IJobMarket.Offer calldata offer, IJobMarket.State expected) internal view returns (bytes32 id) {
+    function _require(IJobMarket.Offer calldata offer, IJobMarket.State expected)
+        internal
+        view
+        returns (bytes32 id, IJobMarket.Job memory j)
+    {
         id = _jobId(offer);
-        IJobMarket.State actual = _jobs[id].state;
-        if (actual != expected) revert JobMarket_WrongState(id, expected, actual);
+        j = _job(id);
+        if (j.state != expected) revert JobMarket_WrongState(id, expected, j.state);
+    }
+
+    /// @dev As {_require}, without the struct.
+    function _requireWord(IJobMarket.Offer calldata offer, IJobMarket.State expected)
+        internal
+        view
+        returns (bytes32 id, uint256 job_)
+    {
+        id = _jobId(offer);
+        job_ = _jobs[id];
+        if (JobSlot.stateOf(job_) != expected) revert JobMarket_WrongState(id, expected, JobSlot.stateOf(job_));
     }
 
     function _requireDrawn(bytes32 id, IJobMarket.Offer calldata offer, IJobMarket.Job memory j, address account_)
@@ -110,7 +141,10 @@ abstract contract JobRules is MarketStorage {
 
     /// @dev Windows of the job, rounded up.
     function _windows(IJobMarket.Offer calldata offer) internal pure returns (uint256) {
-        return (uint256(offer.segmentCount) + offer.segmentsPerWindow - 1) / offer.segmentsPerWindow;
+        uint256 perWindow = offer.segmentsPerWindow;
+        unchecked {
+            return (offer.segmentCount + perWindow - 1) / perWindow; // 32-bit terms; 0 / 0 still panics
+        }
     }
 
     /// @dev Segments of a window: `first` to `end` - 1.
@@ -139,18 +173,24 @@ abstract contract JobRules is MarketStorage {
         return paid && j.window != 0 ? j.window - 1 : j.window;
     }
 
-    /// @dev Price of the first `windows` windows, rounded down.
-    function _pricePaid(IJobMarket.Offer calldata offer, uint256 windows) internal pure returns (uint256) {
-        return uint256(offer.price) * windows / _windows(offer);
-    }
-
-    function _totalEscrow(IJobMarket.Offer calldata offer) internal pure returns (uint256) {
-        return offer.price + _windows(offer) * offer.verifierCount * offer.verdictFee;
+    /// @dev Client's units that a job still holds after so many windows and verdicts paid.
+    function _escrowLeft(IJobMarket.Offer calldata offer, uint256 windowsPaid, uint256 verdictsPaid)
+        internal
+        pure
+        returns (uint256)
+    {
+        uint256 windows = _windows(offer);
+        uint256 price = offer.price;
+        uint256 verdictFee = offer.verdictFee;
+        uint256 verdicts = windows * offer.verifierCount - verdictsPaid;
+        unchecked {
+            // Products of a 96-bit price and at most 24 bits; and windowsPaid is at most windows.
+            return price - price * windowsPaid / windows + verdicts * verdictFee;
+        }
     }
 
     function _escrowLeft(IJobMarket.Offer calldata offer, IJobMarket.Job memory j) internal pure returns (uint256) {
-        uint256 spent = _pricePaid(offer, j.window) + uint256(j.verdictsPaid) * offer.verdictFee;
-        return _totalEscrow(offer) - spent;
+        return _escrowLeft(offer, j.window, j.verdictsPaid);
     }
 
     /// @dev kind (8 bits), segment (32), salt (128), time (40): below the top bit that marks a seal.

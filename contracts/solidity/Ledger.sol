@@ -4,10 +4,10 @@ pragma solidity =0.8.37;
 import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
 import {IERC20Permit} from "@openzeppelin/contracts/token/ERC20/extensions/IERC20Permit.sol";
 import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol";
-import {SafeCast} from "@openzeppelin/contracts/utils/math/SafeCast.sol";
 import {ReentrancyGuardTransient} from "@openzeppelin/contracts/utils/ReentrancyGuardTransient.sol";
 import {ILedger} from "./interfaces/ILedger.sol";
-import {Ledger_InsufficientFree, Ledger_NothingArrived, Ledger_WithdrawalRefused} from "./libraries/Errors.sol";
+import {Accounts} from "./libraries/Accounts.sol";
+import {Ledger_NothingArrived, Ledger_WithdrawalRefused} from "./libraries/Errors.sol";
 import {MarketStorage} from "./MarketStorage.sol";
 
 /// @title Everybody's money in one market
@@ -15,7 +15,7 @@ import {MarketStorage} from "./MarketStorage.sol";
 /// libraries/Accounts.sol.
 abstract contract Ledger is ILedger, MarketStorage, ReentrancyGuardTransient {
     using SafeERC20 for IERC20;
-    using SafeCast for uint256;
+    using Accounts for Accounts.Book;
 
     /// @inheritdoc ILedger
     function deposit(uint128 amount) external nonReentrant {
@@ -34,17 +34,14 @@ abstract contract Ledger is ILedger, MarketStorage, ReentrancyGuardTransient {
         if (msg.sender == BURN || to == address(0) || to == address(this)) {
             revert Ledger_WithdrawalRefused(msg.sender, to);
         }
-        Account storage from = _accounts[msg.sender];
-        uint128 free = from.free;
-        if (free < amount) revert Ledger_InsufficientFree(msg.sender, amount, free);
-        from.free = free - amount;
+        _accounts.debit(msg.sender, amount);
         emit Withdrawn(msg.sender, to, amount);
         _token.safeTransfer(to, amount);
     }
 
     /// @inheritdoc ILedger
     function account(address who) external view returns (Account memory) {
-        return _accounts[who];
+        return _accounts.read(who);
     }
 
     /// @dev The one place where the effect follows the interaction: what arrived is only known afterwards. The guard
@@ -52,9 +49,9 @@ abstract contract Ledger is ILedger, MarketStorage, ReentrancyGuardTransient {
     function _deposit(uint128 amount) private {
         uint256 before = _token.balanceOf(address(this));
         _token.safeTransferFrom(msg.sender, address(this), amount);
-        uint128 arrived = (_token.balanceOf(address(this)) - before).toUint128();
+        uint256 arrived = _token.balanceOf(address(this)) - before;
         if (arrived == 0) revert Ledger_NothingArrived(msg.sender, amount);
-        _accounts[msg.sender].free += arrived;
+        _accounts.credit(msg.sender, arrived);
         emit Deposited(msg.sender, arrived);
     }
 }

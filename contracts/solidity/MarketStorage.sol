@@ -5,9 +5,9 @@ import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
 import {EIP712} from "@openzeppelin/contracts/utils/cryptography/EIP712.sol";
 import {IBeacon} from "./interfaces/IBeacon.sol";
 import {IJobMarket} from "./interfaces/IJobMarket.sol";
-import {ILedger} from "./interfaces/ILedger.sol";
 import {IRegistry} from "./interfaces/IRegistry.sol";
 import {IStepJudge} from "./interfaces/IStepJudge.sol";
+import {Accounts} from "./libraries/Accounts.sol";
 
 /// @title Everything the market remembers
 /// @notice The market is larger than the 24,576 bytes of code that a chain takes, so it has two halves, {JobMarket} and
@@ -42,11 +42,12 @@ abstract contract MarketStorage is EIP712 {
         uint16[] empty;
     }
 
-    mapping(address account => ILedger.Account) internal _accounts;
+    Accounts.Book internal _accounts;
     mapping(address account => IRegistry.Worker) internal _workers;
     mapping(bytes32 classId => mapping(address account => IRegistry.Verifier)) internal _verifiers;
     mapping(bytes32 classId => Pool) internal _pools;
-    mapping(bytes32 jobId => IJobMarket.Job) internal _jobs;
+    /// @dev See libraries/JobSlot.sol.
+    mapping(bytes32 jobId => uint256 word) internal _jobs;
     mapping(bytes32 jobId => mapping(uint256 window => bytes32 root)) internal _roots;
     mapping(bytes32 jobId => IJobMarket.Dispute) internal _disputes;
     /// @dev Sealed: the seal, top bit set. Revealed: see {_packVerdict}.

@@ -2,7 +2,6 @@
 pragma solidity =0.8.37;
 
 import {IRegistry} from "./interfaces/IRegistry.sol";
-import {ILedger} from "./interfaces/ILedger.sol";
 import {Accounts} from "./libraries/Accounts.sol";
 import {
     Registry_AlreadyRegistered,
@@ -21,7 +20,7 @@ import {RegistryViews} from "./RegistryViews.sol";
 /// @notice A class pool is a list of places that only grows, so that a place drawn by number stays the same person's
 /// until its exit is done; then it is given to the next who comes.
 abstract contract Registry is IRegistry, RegistryViews {
-    using Accounts for mapping(address => ILedger.Account);
+    using Accounts for Accounts.Book;
 
     /// @dev Places must fit the job's word.
     uint256 internal constant MAX_POOL = type(uint16).max;
