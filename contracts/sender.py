@@ -24,6 +24,7 @@ from functools import partial
 from typing import TypeVar
 
 import trio
+from eth_utils.address import to_checksum_address
 
 from tolsey.contracts.actions import Action
 from tolsey.contracts.gateway import Gateway
@@ -98,10 +99,8 @@ class Sender:
             await self._finish(stored_next)
 
     async def _finish(self, stored: outbox.Action) -> None:
-        to = Account("0x" + stored.to.hex())
-        action = Action(to=to, data=stored.data, description=f"finish {stored.action_id}")
         try:
-            await self.send(action, action_id=stored.action_id)
+            await self.send(_action_of(stored), action_id=stored.action_id)
         except Reverted as refusal:
             log.warning("%s", refusal.message)
             await self._outbox.write(_refuse, stored.action_id, refusal.message)
@@ -156,9 +155,7 @@ class Sender:
         """Sends what is signed and not sent: a later nonce would wait for it."""
         for stored in self._outbox.read_now(outbox.in_flight, self._chain_id, 1_000):
             if stored.state == "signed":
-                self._hand_over(
-                    Action(to=Account("0x" + stored.to.hex()), data=stored.data, description="go on"), stored
-                )
+                self._hand_over(_action_of(stored), stored)
 
     def _copy(self, action: Action, stored: outbox.Action) -> outbox.Action:
         """A dearer copy with the same nonce, stored; none where the limit is reached."""
@@ -204,12 +201,17 @@ class Sender:
         if stored.block_hash is not None:  # mined once, and that block is gone
             self._outbox.write_now(outbox.unmine, self._chain_id, stored.block_hash)
             self._launch(action, action_id)
-        elif stored.state == "signed":
-            with self._turn:
-                self._hand_over(action, self._find(action_id))
         else:
-            self._check_nonce(action, stored)
+            self._go_on(action, action_id)
         return None
+
+    def _go_on(self, action: Action, action_id: str) -> None:
+        """Hands over what was not, and starts over where the nonce is lost to a stranger's transaction."""
+        with self._turn:
+            stored = self._find(action_id)
+            if stored.state == "signed":
+                self._hand_over(action, stored)
+            self._check_nonce(action, self._find(action_id))
 
     def _settle(self, action: Action, stored: outbox.Action, receipt: TxReceipt) -> TxReceipt:
         """Writes down what became of the action."""
@@ -235,15 +237,14 @@ class Sender:
     def _check_nonce(self, action: Action, stored: outbox.Action) -> None:
         """Starts over where a transaction that is none of ours used up the nonce, deep enough to be final."""
         confirmations = self._gateway.network.confirmations
-        if stored.nonce is None or self._transactions.mined_nonce(confirmations) <= stored.nonce:
+        if stored.is_final or stored.nonce is None or self._transactions.mined_nonce(confirmations) <= stored.nonce:
             return
         # Asked again, because our own copy may have been mined between the two questions.
         if any(self._transactions.receipt(attempt.tx_hash) is not None for attempt in stored.attempts):
             return
-        with self._turn:
-            log.warning("nonce %d of %s was used by another transaction", stored.nonce, stored.action_id)
-            self._outbox.write_now(outbox.release, stored.action_id)
-            self._launch(action, stored.action_id)
+        log.warning("nonce %d of %s was used by another transaction", stored.nonce, stored.action_id)
+        self._outbox.write_now(outbox.release, stored.action_id)
+        self._launch(action, stored.action_id)
 
     def _unstick(self, action: Action, action_id: str) -> None:
         """Sends a dearer copy, or the last one again where the node has lost it or enough was offered."""
@@ -274,6 +275,11 @@ class Sender:
     @property
     def _sender(self) -> bytes:
         return bytes.fromhex(self._transactions.wallet.account[2:])
+
+
+def _action_of(stored: outbox.Action) -> Action:
+    to = Account(str(to_checksum_address(stored.to)))
+    return Action(to=to, data=stored.data, description=f"finish {stored.action_id}")
 
 
 def _refuse(session: Session, action_id: str, reason: str) -> None:
