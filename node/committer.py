@@ -1,17 +1,18 @@
 """From checkpoints on disk to the one root that goes on chain.
 
 The root of a window is the Merkle root over the leaves of its segments; an opening is one leaf's roots with its
-siblings. Both are functions of the segment table alone, so they are computed when needed and never stored. Sending
-goes through the outbox with an id that names job and window: a crash neither forgets nor repeats a commitment.
+siblings. Both are functions of the segment table alone, so they are computed when needed and never stored.
 
 It refuses to commit a window with a missing segment, or one whose segments do not follow one another: such a root
-would be our own slash (docs/protocol.md section 3, row 14). Next in the flow: worker.py waits for the draw.
+would be our own slash (docs/protocol.md section 3, row 14). Next in the flow: worker.py sends it through the
+outbox and waits for the draw.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tolsey.contracts.actions import Action
 from tolsey.contracts.chain import Chain
 from tolsey.contracts.views import Opening
 from tolsey.errors import LocalViolation
@@ -43,12 +44,10 @@ class Committer:
             self._blobs.path_of(record.checkpoint)
         return len(made) == len(indices)
 
-    async def commit(self, job: JobRecord, window: int) -> WindowRoot:
-        """Puts the window's root on chain and returns it once mined; a second call returns the first result."""
+    async def commitment(self, job: JobRecord, window: int) -> Action:
+        """The transaction that puts the window's root on chain."""
         root = WindowRoot(merkle.root(await self.leaves(job, window)))
-        action = self._chain.gateway.action.commit(job.offer, root)
-        await self._chain.sender.send(action, action_id=f"commit:{job.job_id.hex()}:{window}")
-        return root
+        return self._chain.gateway.action.commit(job.offer, root)
 
     async def opening(self, job: JobRecord, segment: int) -> Opening:
         """The opening of `segment` against its window's root."""

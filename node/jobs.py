@@ -10,16 +10,18 @@ Next in the flow: worker.py.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable
 
 import trio
 
 from tolsey.contracts.chain import Chain
-from tolsey.contracts.events import Event, JobAccepted, JobEvent, Reorg
+from tolsey.contracts.events import DisputeClosed, Event, JobAccepted, JobEvent, Reorg
+from tolsey.errors import ChainError
 from tolsey.node.records import JobRecord, Records
 from tolsey.node.worker import Tools, Worker
-from tolsey.protocol.lifecycle import State
+from tolsey.protocol.lifecycle import LIVE, State
 from tolsey.protocol.units import Account, JobId
 
 KEPT_OFFERS_S = 3_600
@@ -73,9 +75,7 @@ class Jobs:
         """Starts the jobs that were open when this worker last stopped, and those accepted since."""
         for offer in await self._records.open_offers():
             view = await self._chain.run(self._chain.gateway.job, offer.job_id)
-            if view.state is State.CANCELLED and view.drawn_at == 0 and view.window == 0:
-                await self._records.drop_offer(offer.job_id)  # revoked, or over before we saw it
-            elif view.state is not State.NONE:
+            if view.state is not State.NONE:
                 await self._begin(offer.job_id, nursery)
         for job in await self._records.jobs():
             if job.closed_at is None:
@@ -87,7 +87,7 @@ class Jobs:
                 await self._begin(job_id, nursery)
             case JobEvent(job_id=job_id) if job_id in self._workers:
                 self._workers[job_id].wake()
-            case Reorg():
+            case Reorg() | DisputeClosed():
                 for running in self._workers.values():
                     running.wake()
 
@@ -97,11 +97,19 @@ class Jobs:
             return
         known = await self._records.job(job_id)
         if known is None and job_id not in {offer.job_id for offer in await self._records.open_offers()}:
-            _log.error("job %s was accepted, but this home did not offer it: restore its database", job_id.hex())
+            await self._complain(job_id)
             return
         job = await self._records.begin_job(job_id)
         if job.closed_at is None:
             self._start(job, nursery)
+
+    async def _complain(self, job_id: JobId) -> None:
+        """Says that a live job of this account is not of this home; jobs that are over are nobody's concern."""
+        with contextlib.suppress(ChainError):
+            view = await self._chain.run(self._chain.gateway.job, job_id)
+            if view.state not in LIVE:
+                return
+        _log.error("job %s was accepted, but this home did not offer it: restore its database", job_id.hex())
 
     def _start(self, job: JobRecord, nursery: trio.Nursery) -> None:
         if job.job_id not in self._workers:

@@ -162,10 +162,6 @@ class Records:
         """Drops offers that expired before `before_ts` (block time)."""
         await self._run(sa.delete(offers).where(offers.c.expires_at < before_ts))
 
-    async def drop_offer(self, job_id: JobId) -> None:
-        """Drops one offer that can no longer be accepted."""
-        await self._run(sa.delete(offers).where(offers.c.job_id == job_id))
-
     async def begin_job(self, job_id: JobId) -> JobRecord:
         """Turns an accepted offer into a job; the same job again where it has begun already.
 

@@ -21,6 +21,7 @@ the client loses as little as possible. Next in the flow: committer.py, executor
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -80,6 +81,7 @@ class Worker:
         self._window = trio.Event()  # set and replaced whenever the chain's window moves
         self._view: JobView | None = None
         self._giving_up = False
+        self._refusals: Counter[str] = Counter()
         self._tag = job.job_id.hex()[:12]
 
     def wake(self) -> None:
@@ -115,8 +117,8 @@ class Worker:
                 with trio.move_on_after(pause_s):
                     await self._woken.wait()
                 pause_s = min(RETRY_MOST_S, 2 * pause_s)
-                continue
-            await self._woken.wait()
+            else:
+                await self._woken.wait()
 
     async def _see(self, view: JobView) -> None:
         """Remembers a change of state or window."""
@@ -155,18 +157,17 @@ class Worker:
         elif self._giving_up:
             await self._send(action.resign(self.job.offer), "resign", view)
         else:
-            await self._commit_if_ready(view.window)
+            await self._commit_if_ready(view)
 
-    async def _commit_if_ready(self, window: int) -> None:
+    async def _commit_if_ready(self, view: JobView) -> None:
         try:
-            if await self._tools.committer.is_ready(self.job, window):
-                root = await self._tools.committer.commit(self.job, window)
-                _log.info("job %s: window %d committed, root %s", self._tag, window, root.hex()[:16])
-                self.wake()
-        except Reverted as error:
-            _log.warning("job %s: commit of window %d refused: %s", self._tag, window, error.message)
+            if not await self._tools.committer.is_ready(self.job, view.window):
+                return
+            action = await self._tools.committer.commitment(self.job, view.window)
         except StorageError as error:
             await self._give_up(error)
+        else:
+            await self._send(action, "commit", view)
 
     async def _draw(self, view: JobView) -> None:
         if self._is_overdue(view):
@@ -188,19 +189,28 @@ class Worker:
         await self._send(self._tools.chain.gateway.action.answer(self.job.offer, opening), "answer", view)
 
     async def _resolve(self, view: JobView) -> None:
-        if self._is_overdue(view):
-            await self._send(self._tools.chain.gateway.action.resolve(self.job.offer), "resolve", view)
+        action = self._tools.chain.gateway.action.resolve(self.job.offer)
+        if not self._is_overdue(view):
+            try:
+                await self._tools.chain.run(self._tools.chain.gateway.simulate, action)
+            except Reverted:
+                return  # the judge has not ruled; its ruling wakes us
+        await self._send(action, "resolve", view)
 
     async def _send(self, action: Action, what: str, view: JobView) -> None:
-        """Sends once per deadline; somebody else having been quicker is no failure."""
-        action_id = f"{what}:{self.job.job_id.hex()}:{view.window}:{view.deadline}"
+        """Sends once per window and deadline, and once more for each refusal that was mined and paid for.
+
+        Raises:
+            Reverted: the contract refuses, mostly because somebody else was quicker; look at the chain again.
+        """
+        base = f"{what}:{self.job.job_id.hex()}:{view.window}:{view.deadline}"
         try:
-            await self._tools.chain.sender.send(action, action_id=action_id)
-        except Reverted as error:
-            _log.info("job %s: %s refused: %s", self._tag, what, error.message)
-        else:
-            _log.info("job %s: %s sent", self._tag, what)
-            self.wake()
+            await self._tools.chain.sender.send(action, action_id=f"{base}:{self._refusals[base]}")
+        except Reverted:
+            self._refusals[base] += 1
+            raise
+        _log.info("job %s: %s of window %d sent", self._tag, what, view.window)
+        self.wake()
 
     def _is_overdue(self, view: JobView) -> bool:
         return self._tools.clock.next_ts > view.deadline

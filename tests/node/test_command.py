@@ -23,9 +23,7 @@ TOLSEY = [sys.executable, "-c", "from tolsey.client.cli import main; main()", "w
 END_S = 60
 
 
-@pytest.mark.parametrize(
-    ("text", "size"), [("1000", 1000), ("4GiB", 4 << 30), ("512 MiB", 512 << 20), ("0.5KiB", 512)]
-)
+@pytest.mark.parametrize(("text", "size"), [("1000", 1000), ("4GiB", 4 << 30), ("512 MiB", 512 << 20), ("0.5KiB", 512)])
 def test_parse_size_gives_bytes(text: str, size: int) -> None:
     assert parse_size("--memory", text) == size
 
