@@ -76,7 +76,7 @@ def assert_equal_training(runner: Any, steps: int = 5, **options: Any) -> None:
 def test_capture_gpt_adamw_clip_equals_eager(gpt: Any) -> None:
     assert_equal_training(gpt)
     losses = [result.loss for result in gpt.trainer.steps(gpt.first(), 6)]
-    assert losses[-1] < 0.8 * losses[0]
+    assert losses[-1] < 0.95 * losses[0]
 
 
 def test_capture_gpt_accumulation_equals_eager(run: Run, make_gpt_job: MakeJob) -> None:

@@ -108,7 +108,7 @@ def decode_manifest(raw: bytes) -> DataManifest:
     files = value["files"]
     if not isinstance(files, list) or not 1 <= len(files) <= MAX_FILES:
         raise RemoteViolation(f"a data set has 1 to {MAX_FILES} files")
-    if kind == "tokens" and value["dtype"] not in TOKEN_DTYPES:
+    if kind == "tokens" and not (isinstance(value["dtype"], str) and value["dtype"] in TOKEN_DTYPES):
         raise RemoteViolation(f"tokens are {' or '.join(TOKEN_DTYPES)}, not {value['dtype']!r:.40}")
     return DataManifest(
         kind=value["kind"], dtype=value.get("dtype", ""), fields=_fields(value.get("fields", {}), kind == "examples"),
@@ -122,7 +122,8 @@ def _fields(raw: Any, needed: bool) -> dict[str, TensorSpec]:
     fields = {}
     for name, item in raw.items():
         shape = item[1] if isinstance(item, list) and len(item) == 2 and isinstance(item[1], list) else None
-        if shape is None or item[0] not in DTYPES or len(shape) > 7 or len(name.encode()) > MAX_NAME_BYTES:
+        named = shape is not None and isinstance(item[0], str) and item[0] in DTYPES
+        if not named or len(shape) > 7 or len(name.encode()) > MAX_NAME_BYTES:
             raise RemoteViolation(f"field {name!r:.80} has no readable dtype and shape")
         if any(type(size) is not int or not 1 <= size < 1 << 32 for size in shape) or math.prod(shape) > 1 << 40:
             raise RemoteViolation(f"field {name!r:.80} has the impossible shape {shape!r:.60}")

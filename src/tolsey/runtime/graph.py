@@ -198,9 +198,9 @@ def decode(raw: bytes) -> Program:
 
 
 def _check_batch(program: Program) -> None:
-    for name, spec in program.batch.items():
-        if not spec.shape or spec.shape[0] != program.batch_size or spec.shape[0] < 1:
-            raise RemoteViolation(f"batch tensor {name!r} has shape {spec}, the batch size is {program.batch_size}")
+    sizes = {spec.shape[:1] for spec in program.batch.values()}
+    if len(sizes) != 1 or sizes <= {(), (0,)}:
+        raise RemoteViolation(f"batch tensors must share one batch size of at least 1, they have {sorted(sizes)}")
 
 
 def _check_roles(program: Program) -> None:
