@@ -101,7 +101,8 @@ def options(
         os.environ[TRACEBACK_VARIABLE] = "1"  # follow-up processes inherit it
     log.set_up(verbose=verbose)
     if not verbose:
-        logging.getLogger("tolsey").setLevel(logging.WARNING)  # a buyer wants results, not records
+        for name in ("tolsey", "matplotlib"):
+            logging.getLogger(name).setLevel(logging.WARNING)  # a buyer wants results, not records
 
 
 def load(name: str) -> Any:

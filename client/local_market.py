@@ -93,6 +93,7 @@ class Market:
 
     Attributes:
         members: the chain first. client_home: of the funded buyer.
+        retire: ends every actor but the chain; blocks.
     """
 
     folder: Path
@@ -101,6 +102,7 @@ class Market:
     members: tuple[Member, ...]
     client_home: Path
     client: Account
+    retire: Callable[[], None]
 
     def account_of(self, name: str) -> str:
         """The chain account of one actor."""
@@ -162,6 +164,7 @@ async def open_local_market(
                 members=members,
                 client_home=folder / "client",
                 client=client,
+                retire=lambda: _stop_all([process for _, process in running]),
             )
             _write_note(market)
             yield market

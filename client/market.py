@@ -169,11 +169,15 @@ class AsyncMarket:
             tell("accepted", job_id.hex())
             if not detach:
                 state = await self._followed(sender, shop.peers, purchase, first)
-                path = await self._fetched_now(shop.peers, purchase, out) if state is State.COMPLETED and out else None
-                return _run_view(job_id, state, first_step_s=first.seconds, checkpoint=path)
+                log = (await in_thread(Ledger.read, self.access)).jobs[job_id]
+                path = None
+                if out is not None and state is State.COMPLETED:
+                    path = (await self._fetched(shop.peers, log, purchase, Path(out))).path
+                return _run_view(log, state, first_step_s=first.seconds, checkpoint=path)
         pid = await trio.to_thread.run_sync(self._detach, job_id)
         tell("detached", pid)
-        return _run_view(job_id, State.ACCEPTED, pid=pid)
+        log = (await in_thread(Ledger.read, self.access)).jobs[job_id]
+        return _run_view(log, State.ACCEPTED, pid=pid)
 
     async def follow(self, job: str, *, watch: Watcher = silent) -> RunView:
         """Serves a job's inputs and takes the client's turns until it is final.
@@ -198,7 +202,8 @@ class AsyncMarket:
                     except NetworkError:
                         pass  # it knows where we are; serving goes on
                 state = await self._followed(sender, peers, purchase, first)
-        return _run_view(_job_id(purchase), state, first_step_s=first.seconds)
+        log = (await in_thread(Ledger.read, self.access)).jobs[_job_id(purchase)]
+        return _run_view(log, state, first_step_s=first.seconds)
 
     async def wait(self, job: str, *, timeout_s: float | None = None) -> RunView:
         """Waits until a job is final, whoever follows it.
@@ -211,7 +216,7 @@ class AsyncMarket:
             while True:
                 view = await in_thread(self.access.reader.job, log.job_id)
                 if view.state in FINAL:
-                    return _run_view(log.job_id, view.state)
+                    return _run_view((await self._find(log.job_id.hex()))[0], view.state)
                 await trio.sleep(pause_of(log.offer))
 
     async def cancel(self, job: str) -> RunView:
@@ -223,7 +228,7 @@ class AsyncMarket:
         log, _ = await self._find(job)
         await self._send(self.access.writer.action.cancel(log.offer))
         view = await in_thread(self.access.reader.job, log.job_id)
-        return _run_view(log.job_id, view.state)
+        return _run_view(log, view.state)
 
     # the result, and doubting it
 
@@ -361,11 +366,6 @@ class AsyncMarket:
     async def _followed(self, sender: Sender, peers: Peers, purchase: Purchase, watch: Watcher) -> State:
         following = Following(self.access.writer, sender, peers, purchase, self.access.purchases, watch)
         return await following.run()
-
-    async def _fetched_now(self, peers: Peers, purchase: Purchase, out: Path | str) -> str:
-        ledger = await in_thread(Ledger.read, self.access)
-        found = await self._fetched(peers, ledger.jobs[_job_id(purchase)], purchase, Path(out))
-        return found.path
 
     async def _fetched(self, peers: Peers, log: JobLog, purchase: Purchase | None, out: Path | None) -> FetchView:
         offer, domain = log.offer, self.access.network.domain
@@ -554,14 +554,19 @@ def _job_id(purchase: Purchase) -> JobId:
 
 
 def _run_view(
-    job_id: JobId, state: State, *, first_step_s: float | None = None, checkpoint: str | None = None,
+    log: JobLog,
+    state: State,
+    *,
+    first_step_s: float | None = None,
+    checkpoint: str | None = None,
     pid: int | None = None,
-) -> RunView:  # fmt: skip
+) -> RunView:
     return RunView(
-        job_id=job_id.hex(),
+        job_id=log.job_id.hex(),
         state=state.name.lower(),
         exit_code=BY_STATE.get(state, 0),
-        first_step_s=first_step_s,
+        first_step_s=None if first_step_s is None else round(first_step_s, 3),
         checkpoint=checkpoint,
         pid=pid,
+        unvouched=timeline.unvouched(log.events, log.offer.window_count),
     )

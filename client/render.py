@@ -6,6 +6,7 @@ error, so that a pipe gets data only. Next: the commands print what this file gi
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
 
@@ -30,8 +31,11 @@ from tolsey.client.views import (
     WalletView,
 )
 
-out = Console(highlight=False, soft_wrap=False)
-err = Console(stderr=True, highlight=False)
+FILE_WIDTH = 140
+"""Columns where the output is no terminal, so that a log or a pipe keeps whole accounts and amounts."""
+
+out = Console(highlight=False, width=None if sys.stdout.isatty() else FILE_WIDTH)
+err = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else FILE_WIDTH)
 _STATE_STYLE = {
     "completed": "green", "accepted": "cyan", "committed": "cyan", "drawn": "cyan", "slashed": "red",
     "challenged": "yellow", "demanded": "yellow", "expired": "yellow", "cancelled": "dim", "voided": "yellow",
@@ -42,7 +46,7 @@ def table(*columns: str, right: Sequence[str] = (), title: str | None = None) ->
     """A plain table in the one style of this program."""
     made = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False)
     for column in columns:
-        made.add_column(column, justify="right" if column in right else "left", no_wrap=column != "")
+        made.add_column(column, justify="right" if column in right else "left", overflow="fold")
     return made
 
 
@@ -75,7 +79,7 @@ def offers(listings: Sequence[ListingView], money: Money) -> RenderableType:
     made = table("WORKER", "CLASS", "PER PFLOP", "AT LEAST", "BOND", "MEMORY", "SPEED", "BUSY", "", right=("BUSY",))
     for row in listings:
         made.add_row(
-            short(row.worker), row.class_name[:28], money.text(row.price_per_petaflop), money.text(row.min_price),
+            short(row.worker), row.class_name[:18], money.text(row.price_per_petaflop), money.text(row.min_price),
             f"{row.bond_bps / 100:.0f} %", size(row.memory_bytes), f"{row.flops_per_s / 1e9:.1f} GFLOP/s",
             f"{row.busy}/{row.capacity}", "" if row.registered else "not registered on chain",
         )  # fmt: skip
@@ -88,7 +92,7 @@ def plan(view: PlanView, money: Money) -> RenderableType:
     for row in view.candidates:
         amounts = [money.text(amount) if amount is not None else "-" for amount in (row.price, row.escrow, row.bond)]
         note = Text(row.dropped, style="dim") if row.dropped else Text("chosen" if row.worker == view.worker else "")
-        made.add_row(short(row.worker), row.class_name[:28], *amounts, duration(row.eta_s), note)
+        made.add_row(short(row.worker), row.class_name[:18], *amounts, duration(row.eta_s), note)
     clocks = view.clocks
     odds = ", ".join(f"{o.share:.0%} → {o.caught:.1%}" for o in view.odds)
     drawn = min(view.verifiers, view.pool_size)
@@ -172,7 +176,12 @@ def result(view: RunView) -> RenderableType:
         "completed": f"tolsey get {short_id} --plot loss.png, tolsey audit {short_id}",
         "accepted": f"tolsey show {short_id}, tolsey logs -f {short_id}, tolsey wait {short_id}",
     }.get(view.state, f"tolsey show {short_id}")
-    return Group(line, Text(f"next: {follow_up}", style="dim"))
+    lines = [line, Text(f"next: {follow_up}", style="dim")]
+    if view.unvouched:
+        windows = ", ".join(map(str, view.unvouched[:8]))
+        words = f"no verifier vouched for window {windows}: check it yourself with tolsey audit {short_id} --sample 3"
+        lines.insert(1, Text(words, style="yellow"))
+    return Group(*lines)
 
 
 def fetched(view: FetchView) -> RenderableType:

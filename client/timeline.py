@@ -181,6 +181,13 @@ def is_payment(event: ev.Event) -> bool:
     return isinstance(event, ev.WindowSettled)
 
 
+def unvouched(events: Sequence[ev.Event], windows: int) -> tuple[int, ...]:
+    """Paid windows of a job for which no verifier said that its sample matches."""
+    paid = sum(1 for event in events if is_payment(event))
+    matched = {e.window for e in events if isinstance(e, ev.VerdictRevealed) and e.kind == Verdict.MATCH}
+    return tuple(window for window in range(min(paid, windows)) if window not in matched)
+
+
 def short(account: str) -> str:
     """An account for a line of text."""
     return f"{account[:8]}…{account[-4:]}"

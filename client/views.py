@@ -180,6 +180,7 @@ class RunView:
         first_step_s: from the start of the command to the first step that the worker reported; null where not seen.
         checkpoint: path of the final checkpoint, null where it was not downloaded.
         pid: of the follower of a detached run, else null.
+        unvouched: paid windows for which no verifier said "match": nobody but the clock vouches for them.
     """
 
     job_id: str
@@ -188,6 +189,7 @@ class RunView:
     first_step_s: float | None
     checkpoint: str | None
     pid: int | None
+    unvouched: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
