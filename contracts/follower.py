@@ -109,6 +109,7 @@ class Follower:
     async def _round(self) -> bool:
         """One look; whether more is to be told at once."""
         newest = await self._ask(self._gateway.blocks.newest)
+        is_new, self.head, self.now_ts = newest.number != self.head, newest.number, newest.ts
         ancestor = await self._ask(partial(self._common_ancestor, newest))
         if ancestor < self.told:
             await self._undo(ancestor)
@@ -121,7 +122,9 @@ class Follower:
             for event in events:
                 await self._tell(event)
             await self._keep(last, headers, events)
-        self._announce(newest)
+        if is_new:  # whoever waited for the block finds its events told
+            self._new_block.set()
+            self._new_block = trio.Event()
         return self.told < final
 
     def _common_ancestor(self, newest: Header) -> int:
@@ -166,9 +169,12 @@ class Follower:
     async def _undo(self, ancestor: int) -> None:
         gone = {number: self._hashes.pop(number) for number in list(self._hashes) if number > ancestor}
         log.warning("blocks %d to %d are gone", ancestor + 1, self.told)
+        # What was sent is under way again before anybody hears of it; the cursor goes back after all have heard.
+        if self._db is not None:
+            await self._db.write(self._write_unmined, list(gone.values()))
         await self._tell(Reorg(from_block=ancestor + 1))
         if self._db is not None:
-            await self._db.write(self._write_undo, ancestor, list(gone.values()))
+            await self._db.write(self._write_undo, ancestor)
         self.told = ancestor
 
     async def _keep(self, last: int, headers: list[Header], events: list[Event]) -> None:
@@ -186,13 +192,6 @@ class Follower:
                 await channel.send(event)
             except trio.BrokenResourceError:
                 self._subscribers.remove(channel)
-
-    def _announce(self, newest: Header) -> None:
-        self.now_ts = newest.ts
-        if newest.number != self.head:
-            self.head = newest.number
-            self._new_block.set()
-            self._new_block = trio.Event()
 
     # the database's part
 
@@ -214,11 +213,13 @@ class Follower:
         chain_log.add_blocks(session, chain_id, seen)
         chain_log.set_cursor(session, chain_id, self._name, last.number, last.hash)
 
-    def _write_undo(self, session: Session, ancestor: int, gone: list[bytes]) -> None:
+    def _write_unmined(self, session: Session, gone: list[bytes]) -> None:
+        for block_hash in gone:
+            outbox.unmine(session, self._gateway.network.chain_id, block_hash)
+
+    def _write_undo(self, session: Session, ancestor: int) -> None:
         chain_id = self._gateway.network.chain_id
         chain_log.forget_above(session, chain_id, ancestor)
-        for block_hash in gone:
-            outbox.unmine(session, chain_id, block_hash)
         chain_log.set_cursor(session, chain_id, self._name, ancestor, self._hashes.get(ancestor, bytes(32)))
 
     async def _ask(self, work: Callable[[], T]) -> T:
