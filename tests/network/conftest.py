@@ -48,9 +48,7 @@ def nodes() -> Nodes:
     @asynccontextmanager
     async def make(count: int, limits: Limits | None = None) -> AsyncIterator[list[Host]]:
         async with AsyncExitStack() as stack:
-            yield [
-                await stack.enter_async_context(open_host(Identity.generate(), limits=limits)) for _ in range(count)
-            ]
+            yield [await stack.enter_async_context(open_host(Identity.generate(), limits=limits)) for _ in range(count)]
 
     return make
 

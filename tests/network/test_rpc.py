@@ -6,6 +6,7 @@ import pytest
 import trio
 
 from tolsey.errors import LocalViolation, NetworkError, PeerTimeout, PeerUnreachable, RemoteViolation
+from tolsey.network.host import Identity
 from tolsey.network.rpc import Rpc, RpcRefused, serve
 from tolsey.network.scopes import leaves_of
 
@@ -141,6 +142,77 @@ async def test_call_silent_peer_times_out(nodes):
         await a.connect(b.addrs[0])
         with pytest.raises(PeerTimeout, match=r"in 0\.3 s"):
             await quick.call(a, b.peer_id, b"?")
+        assert a.scores.score(b.peer_id) == pytest.approx(-5, abs=0.1)
+
+
+@pytest.mark.parametrize(("raw", "costs"), [(b"", 0.0), (b"\x00\x00", 5.0), (b"\x00\x00\x00\x09half", 5.0)])
+async def test_serve_request_ended_costs_only_within_a_frame(nodes, eventually, raw, costs):
+    async with nodes(2) as (a, b):
+
+        async def answer(_peer_id, _raw):
+            raise AssertionError("there was no request")
+
+        serve(b, BOOK, answer)
+        await a.connect(b.addrs[0])
+        async with await a.open_stream(b.peer_id, BOOK.protocol) as stream:
+            await stream.write(raw)
+        await eventually(lambda: not b._open)
+        assert b.scores.score(a.peer_id) == pytest.approx(-costs, abs=0.1)
+
+
+async def test_serve_own_handler_too_slow_blames_nobody(nodes, caplog):
+    quick = Rpc(protocol="/tolsey/slow/1", max_request_bytes=10, max_reply_bytes=10, deadline_s=0.3)
+    patient = Rpc(protocol="/tolsey/slow/1", max_request_bytes=10, max_reply_bytes=10, deadline_s=10.0)
+    async with nodes(2) as (a, b):
+
+        async def answer(_peer_id, _raw):
+            await trio.sleep_forever()
+
+        serve(b, quick, answer)
+        await a.connect(b.addrs[0])
+        with pytest.raises(RpcRefused, match=r"no answer within 0\.3 s") as refused:
+            await patient.call(a, b.peer_id, b"?")
+        assert refused.value.code == "unavailable"
+        assert a.scores.score(b.peer_id) == b.scores.score(a.peer_id) == 0
+
+
+async def test_serve_violation_of_a_third_peer_is_not_the_callers(nodes):
+    async with nodes(3) as (a, b, c):
+
+        async def answer(_peer_id, _raw):
+            raise RemoteViolation("the one I asked lied", peer_id=c.peer_id)
+
+        serve(b, BOOK, answer)
+        await a.connect(b.addrs[0])
+        with pytest.raises(RpcRefused) as refused:
+            await BOOK.call(a, b.peer_id, b"?")
+        assert refused.value.code == "unavailable"
+        assert b.scores.score(a.peer_id) == 0 and b.scores.score(c.peer_id) < -30
+
+
+async def test_call_refused_gone_or_unknown_blames_nobody(nodes):
+    async with nodes(2) as (a, b):
+        await a.connect(b.addrs[0])
+        with pytest.raises(PeerUnreachable, match="does not speak"):
+            await BOOK.call(a, b.peer_id, b"?")
+
+        async def gone(stream):
+            await stream.reset()
+
+        b.serve(BOOK.protocol, gone)
+        with pytest.raises(PeerUnreachable):
+            await BOOK.call(a, b.peer_id, b"?")
+        assert a.scores.score(b.peer_id) == b.scores.score(a.peer_id) == 0
+
+
+async def test_call_peer_that_cannot_be_reached_is_not_blamed(nodes, monkeypatch):
+    quick = Rpc(protocol="/tolsey/slow/1", max_request_bytes=10, max_reply_bytes=10, deadline_s=0.2)
+    async with nodes(1) as (a,):
+        silent = Identity.generate().peer_id
+        monkeypatch.setattr(a.basic, "new_stream", lambda *_: trio.sleep_forever())
+        with pytest.raises(PeerTimeout):
+            await quick.call(a, silent, b"?")
+        assert a.scores.score(silent) == 0
 
 
 @pytest.mark.parametrize("protocol", ["/tolsey/book", "/ipfs/book/1", "/tolsey/Book/1", "/tolsey/book/0"])

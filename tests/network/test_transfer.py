@@ -17,6 +17,7 @@ from tolsey.network import pulling, transfer
 from tolsey.network.host import Host, Identity, Limits, open_host
 from tolsey.network.partfile import PartFile
 from tolsey.network.transfer import UploadCaps, fetch, serve_content
+from tolsey.network.wire import OP_DONE, OP_MANIFEST
 from tolsey.protocol.content import CHUNK_BYTES, ContentId, chunk_hash
 
 MANY = 12 * CHUNK_BYTES + 12345
@@ -214,12 +215,65 @@ async def test_fetch_too_large_refused_before_the_disk(nodes, store, tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-async def test_fetch_not_here_blames_nobody(nodes, store, tmp_path):
+async def test_fetch_not_here_blames_nobody_on_either_side(nodes, store, tmp_path, eventually):
+    asked = []
+    decode = transfer.Request.decode
+
     async with nodes(2) as (a, b):
         serve_content(a, store(b"something"))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(transfer.Request, "decode", lambda raw, peer: asked.append(raw[0]) or decode(raw, peer))
+            with pytest.raises(PeerUnreachable, match="does not have it"):
+                await fetch(b, store(b"else").content_id, [source(a)], tmp_path / "x", max_bytes=MANY)
+            await eventually(lambda: not a._open)
+        assert asked == [OP_MANIFEST, OP_DONE]
+        assert b.scores.score(a.peer_id) == 0 and a.scores.score(b.peer_id) == 0
+
+
+async def test_fetch_missing_content_fifty_times_bans_nobody(nodes, store, tmp_path, eventually):
+    async with nodes(2) as (a, b):
+        serve_content(a, store(b"something"))
+        for i in range(50):
+            with pytest.raises(PeerUnreachable, match="does not have it"):
+                await fetch(b, store(b"%d" % i).content_id, [source(a)], tmp_path / "x", max_bytes=MANY)
+        await eventually(lambda: not a._open)
+        assert b.scores.score(a.peer_id) == 0 and a.scores.score(b.peer_id) == 0
+
+
+async def test_fetch_chunk_gone_meanwhile_blames_nobody(nodes, store, tmp_path, eventually):
+    held = store(os.urandom(MANY))
+
+    def rotten(_content_id, index):
+        raise StorageError(f"chunk {index} is unreadable")
+
+    held.read_chunk = rotten
+    async with nodes(2) as (a, b):
+        serve_content(a, held)
         with pytest.raises(PeerUnreachable, match="does not have it"):
-            await fetch(b, store(b"else").content_id, [source(a)], tmp_path / "x", max_bytes=MANY)
-        assert b.scores.score(a.peer_id) == 0
+            await fetch(b, held.content_id, [source(a)], tmp_path / "x", max_bytes=MANY)
+        await eventually(lambda: not a._open)
+        assert b.scores.score(a.peer_id) == 0 and a.scores.score(b.peer_id) == 0
+
+
+@pytest.mark.parametrize(("raw", "costs"), [(b"", 0.0), (b"\x00\x00\x00\x25\x01", 5.0)])
+async def test_serve_stream_ended_costs_only_within_a_frame(nodes, store, eventually, raw, costs):
+    async with nodes(2) as (a, b):
+        serve_content(a, store(b"x"))
+        await b.connect(a.addrs[0])
+        async with await b.open_stream(a.peer_id, transfer.PROTOCOL) as stream:
+            await stream.write(raw)
+            await eventually(lambda: a._open)
+        await eventually(lambda: not a._open)
+        assert a.scores.score(b.peer_id) == pytest.approx(-costs, abs=0.1)
+
+
+async def test_fetch_source_cannot_be_reached_is_not_blamed(nodes, store, tmp_path, monkeypatch):
+    monkeypatch.setattr(pulling, "PAUSES_S", (0.05,))
+    async with nodes(1) as (a,):
+        gone = Identity.generate().peer_id
+        with pytest.raises(PeerUnreachable):
+            await fetch(a, store(b"x").content_id, [(gone, ["/ip4/127.0.0.1/tcp/1"])], tmp_path / "x", max_bytes=MANY)
+        assert a.scores.score(gone) == 0
 
 
 async def test_fetch_no_source_says_so(nodes, store, tmp_path):

@@ -105,9 +105,7 @@ class Gossip:
 
         return check
 
-    async def _drain(
-        self, topic: str, subscription: ISubscriptionAPI, send: trio.MemorySendChannel[Received]
-    ) -> None:
+    async def _drain(self, topic: str, subscription: ISubscriptionAPI, send: trio.MemorySendChannel[Received]) -> None:
         async with send:
             while True:
                 message = await subscription.get()

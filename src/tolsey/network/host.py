@@ -1,8 +1,9 @@
 """This node on the network: it listens, dials, opens and serves streams, and judges those it talks to.
 
 TCP, noise and yamux only; everybody is authenticated by peer id. The rule for failures is kept here and nowhere else:
-what a peer does wrong (`RemoteViolation`) or what the line does (`NetworkError`, a deadline) ends the stream and
-costs the peer some of its score; any other exception of a handler is a bug of ours and ends the host.
+a protocol broken (`RemoteViolation`), a frame left unfinished and a missed deadline end the stream and cost the peer
+some of its score; a peer that is gone, refuses or has nothing (`NetworkError`) ends the stream and costs nothing; any
+other exception of a handler is a bug of ours and ends the host.
 
 It refuses plaintext, peers whose score is too low, more streams than a peer's share, a port that somebody listens on,
 and a data directory that another process uses. Next in the flow: rpc.py, discovery.py, gossip.py, transfer.py.
@@ -31,7 +32,7 @@ from tolsey.network.budgets import Budget
 from tolsey.network.identity import Identity, verify_peer_signature
 from tolsey.network.scopes import leaves_of, unwrapped
 from tolsey.network.startup import build, close_sockets, locked, parse_addr, peer_id_of, refuse_taken_port, with_peer
-from tolsey.network.streams import Stream
+from tolsey.network.streams import Stream, StreamCut
 
 __all__ = ["Host", "Identity", "Limits", "ProtocolUnsupported", "open_host", "peer_id_of", "verify_peer_signature"]
 
@@ -209,6 +210,10 @@ class Host:
         if self.scores.is_refused(peer_id):
             self._nursery.start_soon(self.disconnect, peer_id)
 
+    def blame(self, violation: RemoteViolation, peer_id: str, protocol: str) -> None:
+        """Punishes whom the violation names, and where it names nobody the peer that we were talking to."""
+        self.punish(violation.peer_id or peer_id, scores.VIOLATION, f"{protocol}: {violation}")
+
     async def ping(self, peer_id: str) -> float:
         """Round trip to the peer in seconds.
 
@@ -238,7 +243,8 @@ class Host:
             except NetworkError as error:
                 missed[peer_id] += 1
                 if missed[peer_id] >= 2:
-                    self.punish(peer_id, scores.UNRELIABLE, f"no heartbeat: {error}")
+                    if isinstance(error, PeerTimeout):  # who is gone is not to blame, who is there and silent is
+                        self.punish(peer_id, scores.UNRELIABLE, f"no heartbeat: {error}")
                     await self.disconnect(peer_id)
             else:
                 missed.pop(peer_id, None)
@@ -272,9 +278,11 @@ class Host:
         except Exception as caught:  # noqa: BLE001  # sorted below; nothing is swallowed
             for error in leaves_of(caught):
                 if isinstance(error, RemoteViolation):
-                    self.punish(stream.peer_id, scores.VIOLATION, f"{stream.protocol}: {error}")
-                elif isinstance(error, NetworkError | trio.TooSlowError):
+                    self.blame(error, stream.peer_id, stream.protocol)
+                elif isinstance(error, trio.TooSlowError | StreamCut):
                     self.scores.lower(stream.peer_id, scores.UNRELIABLE, f"{stream.protocol}: {error!r}")
+                elif isinstance(error, NetworkError):
+                    _log.debug("%s of %s: %s", stream.protocol, stream.peer_id, error)
                 else:
                     self._nursery.start_soon(_crash, caught)
                     return

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import trio
 
-from tolsey.errors import NetworkError, PeerTimeout, PeerUnreachable, RemoteViolation, StorageError
+from tolsey.errors import NetworkError, PeerUnreachable, RemoteViolation, StorageError
 from tolsey.network import scores
 from tolsey.network.host import Host
 from tolsey.network.partfile import PartFile
 from tolsey.network.scopes import leaves_of
-from tolsey.network.streams import Stream
+from tolsey.network.streams import Stream, StreamCut
 from tolsey.network.wire import (
     BUSY,
     CHUNK_HEADER_BYTES,
@@ -217,10 +217,11 @@ class Source:
             return str(worst), False
         if isinstance(worst, _Without):
             return str(worst), worst.for_now
-        if isinstance(worst, trio.TooSlowError | PeerTimeout):
+        if isinstance(worst, trio.TooSlowError):  # it was there and did not answer; who cannot be reached is not blamed
             host.scores.lower(self._peer_id, scores.UNRELIABLE, "slow source")
             return f"no answer within {CHUNK_S:.0f} s", True
-        host.scores.lower(self._peer_id, scores.UNRELIABLE, f"source: {worst}")
+        if isinstance(worst, StreamCut):
+            host.scores.lower(self._peer_id, scores.UNRELIABLE, str(worst))
         return str(worst), True
 
     async def _session(self) -> None:
@@ -228,19 +229,27 @@ class Source:
         await pull.host.connect_any(self._peer_id, self._addrs)
         async with await pull.host.open_stream(self._peer_id, PROTOCOL) as stream:
             if not pull.has_manifest:
-                await pull.accept(await self._manifest(stream))
+                try:
+                    await pull.accept(await self._manifest(stream))
+                except _Without as without:
+                    if without.may_part:
+                        await self._part(stream)
+                    raise
             await self._chunks(stream)
-            with trio.move_on_after(DONE_S):
-                await stream.write_frame(Request(OP_DONE, pull.content_id).encode())
-                await stream.read_frame(1)
+            await self._part(stream)
+
+    async def _part(self, stream: Stream) -> None:
+        with trio.move_on_after(DONE_S):
+            await stream.write_frame(Request(OP_DONE, self._pull.content_id).encode())
+            await stream.read_frame(1)
 
     async def _manifest(self, stream: Stream) -> Manifest:
         with trio.fail_after(MANIFEST_S):
             await stream.write_frame(Request(OP_MANIFEST, self._pull.content_id).encode())
             size, most = await stream.read_frame_size(), 1 + 8 + 32 * chunk_count(self._pull.max_bytes)
             if size > most:  # the content may be this large in truth, so nobody is blamed
-                raise _Without(f"offers a manifest of {size} bytes, {self._pull.max_bytes} allow {most}", for_now=False)
-            reply = await stream.read_exactly(size)
+                raise _Without(f"offers a manifest of {size} bytes, {self._pull.max_bytes} allow {most}")
+            reply = await stream.read_frame_body(size)
         return Manifest.decode(bytes(self._body(reply)), self._pull.content_id)
 
     async def _chunks(self, stream: Stream) -> None:
@@ -276,7 +285,7 @@ class Source:
 
     def _body(self, reply: bytes) -> memoryview:
         if reply[:1] == NOT_HERE and len(reply) == 1:
-            raise _Without("does not have it", for_now=False)
+            raise _Without("does not have it", may_part=True)
         if reply[:1] == BUSY and len(reply) == 1:
             raise _Without("is busy", for_now=True)
         if reply[:1] != OK:
@@ -285,8 +294,13 @@ class Source:
 
 
 class _Without(NetworkError):
-    """The source has nothing to give; nobody's fault."""
+    """The source has nothing to give; nobody's fault.
 
-    def __init__(self, message: str, *, for_now: bool) -> None:
+    Args:
+        for_now: it may have later.
+        may_part: the source waits for another question, nothing is on its way.
+    """
+
+    def __init__(self, message: str, *, for_now: bool = False, may_part: bool = False) -> None:
         super().__init__(message)
-        self.for_now = for_now
+        self.for_now, self.may_part = for_now, may_part

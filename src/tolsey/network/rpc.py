@@ -11,6 +11,7 @@ is a stranger's text: for a person to read, never to decide on. Next in the flow
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ MAX_ERROR_BYTES = 1024
 _OK, _ERROR = b"\x00", b"\x01"
 _CODE = re.compile(r"[a-z][a-z0-9-]{0,31}")
 _NAME = re.compile(r"/tolsey/[a-z][a-z0-9-]*/[1-9][0-9]*")
+_log = logging.getLogger(__name__)
 
 Handler = Callable[[str, bytes], Awaitable[bytes]]
 
@@ -74,17 +76,20 @@ class Rpc:
         """
         if len(raw) > self.max_request_bytes:
             raise LocalViolation(f"request of {len(raw)} bytes on {self.protocol}, limit {self.max_request_bytes}")
+        reached = False
         try:
             with trio.fail_after(self.deadline_s):
                 async with await host.open_stream(peer_id, self.protocol) as stream:
+                    reached = True
                     await stream.write_frame(raw)
                     reply = await stream.read_frame(1 + max(self.max_reply_bytes, MAX_ERROR_BYTES + 33))
             return self._opened(peer_id, reply)
         except trio.TooSlowError as error:
-            host.scores.lower(peer_id, scores.UNRELIABLE, f"{self.protocol}: no reply")
+            if reached:  # who cannot be reached is not to blame
+                host.scores.lower(peer_id, scores.UNRELIABLE, f"{self.protocol}: no reply")
             raise PeerTimeout(f"{peer_id} did not answer {self.protocol} in {self.deadline_s} s") from error
         except RemoteViolation as error:
-            host.punish(peer_id, scores.VIOLATION, f"{self.protocol}: {error}")
+            host.blame(error, peer_id, self.protocol)
             raise
 
     def _opened(self, peer_id: str, reply: bytes) -> bytes:
@@ -106,33 +111,44 @@ def serve(host: Host, rpc: Rpc, handler: Handler) -> None:
 
     A `RemoteViolation` or `NetworkError` from the handler becomes an error reply (and, for the first, a lower score);
     any other exception is a bug and ends the host. The handler must turn its chain and storage errors into
-    `RpcRefused("unavailable", …)` itself, because only it knows whether they are worth stopping for.
+    `RpcRefused("unavailable", …)` itself, because only it knows whether they are worth stopping for. A handler that
+    takes longer than the deadline is cut off, and the caller told `unavailable`: that is not the caller's fault. A
+    violation that names another peer (one that the handler asked) is that peer's.
     """
 
     async def answer(stream: Stream) -> None:
         with trio.fail_after(rpc.deadline_s):
             request = await stream.read_frame(rpc.max_request_bytes)
-            try:
-                reply = await handler(stream.peer_id, request)
-            except RpcRefused as error:
-                await _refuse(stream, error.code, error.message.removeprefix(f"{error.code}: "))
-            except RemoteViolation as error:
-                await _refuse(stream, "violation", error.message)
-                host.punish(stream.peer_id, scores.VIOLATION, f"{rpc.protocol}: {error}")
-            except NetworkError as error:
-                await _refuse(stream, "unavailable", error.message)
-            else:
-                if len(reply) > rpc.max_reply_bytes:
-                    raise LocalViolation(
-                        f"our reply of {len(reply)} bytes on {rpc.protocol} is above its limit {rpc.max_reply_bytes}"
-                    )
-                await stream.write_frame(_OK, reply)
+        parts = await _answered(host, rpc, handler, stream.peer_id, request)
+        with trio.fail_after(rpc.deadline_s):
+            await stream.write_frame(*parts)
 
     host.serve(rpc.protocol, answer, max_per_peer=rpc.max_per_peer)
 
 
-async def _refuse(stream: Stream, code: str, message: str) -> None:
+async def _answered(host: Host, rpc: Rpc, handler: Handler, peer_id: str, request: bytes) -> tuple[bytes, ...]:
+    try:
+        with trio.fail_after(rpc.deadline_s):
+            reply = await handler(peer_id, request)
+    except RpcRefused as error:
+        return _error(error.code, error.message.removeprefix(f"{error.code}: "))
+    except RemoteViolation as error:
+        host.blame(error, peer_id, rpc.protocol)
+        return _error("violation" if error.peer_id in ("", peer_id) else "unavailable", error.message)
+    except NetworkError as error:
+        return _error("unavailable", error.message)
+    except trio.TooSlowError:
+        _log.warning("%s: no answer within %s s of our own", rpc.protocol, rpc.deadline_s)
+        return _error("unavailable", f"no answer within {rpc.deadline_s} s")
+    if len(reply) > rpc.max_reply_bytes:
+        raise LocalViolation(
+            f"our reply of {len(reply)} bytes on {rpc.protocol} is above its limit {rpc.max_reply_bytes}"
+        )
+    return _OK, reply
+
+
+def _error(code: str, message: str) -> tuple[bytes, ...]:
     if not _CODE.fullmatch(code):
         raise LocalViolation(f"error code {code!r} is not lower-case letters, digits and hyphens")
     raw = message.encode()[: MAX_ERROR_BYTES - 1 - len(code)]
-    await stream.write_frame(_ERROR, bytes([len(code)]), code.encode(), raw)
+    return _ERROR, bytes([len(code)]), code.encode(), raw

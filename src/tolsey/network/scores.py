@@ -24,7 +24,8 @@ VIOLATION = 40.0
 LIE = 101.0
 """Proven false bytes: out at once."""
 UNRELIABLE = 5.0
-"""Too slow, or gone in the middle: nobody's fault once, a nuisance twenty times."""
+"""Silent when it had to speak, or gone within a frame: nothing once, a nuisance twenty times. A peer that cannot be
+reached, has nothing or refuses loses nothing."""
 
 _log = logging.getLogger(__name__)
 

@@ -20,6 +20,14 @@ from tolsey.network.guards import LIBRARY_ERRORS, quietly
 READ_BYTES = 65536
 
 
+class StreamEnded(PeerUnreachable):
+    """The peer closed its side between two frames: a goodbye."""
+
+
+class StreamCut(PeerUnreachable):
+    """The peer closed its side in order in the middle of a frame: it had promised more."""
+
+
 class Stream:
     """A two-way byte stream; `async with` resets it on an error and closes it otherwise.
 
@@ -47,13 +55,19 @@ class Stream:
         """`size` bytes.
 
         Raises:
-            PeerUnreachable: the stream ended before.
+            StreamEnded: the peer had nothing more to say.
+            StreamCut: it ended after a part of them.
+            PeerUnreachable: the stream was broken off.
         """
+        return await self._exactly(size, inside=False)
+
+    async def _exactly(self, size: int, *, inside: bool) -> bytes:
         buffer = self._buffer
         while len(buffer) < size:
             more = await self._read(max(READ_BYTES, size - len(buffer)))
             if not more:
-                raise PeerUnreachable(f"{self.peer_id} ended {self.protocol} after {len(buffer)} of {size} bytes")
+                ended = StreamCut if inside or buffer else StreamEnded
+                raise ended(f"{self.peer_id} ended {self.protocol} after {len(buffer)} of {size} bytes")
             buffer += more
         with memoryview(buffer) as view:
             out = bytes(view[:size])
@@ -65,7 +79,9 @@ class Stream:
 
         Raises:
             RemoteViolation: it announces more than `max_bytes`.
-            PeerUnreachable: the stream ended before.
+            StreamEnded: the peer ended the stream before the frame.
+            StreamCut: it did so within it.
+            PeerUnreachable: the stream was broken off.
         """
         size = await self.read_frame_size()
         if size > max_bytes:
@@ -74,11 +90,15 @@ class Stream:
                 peer_id=self.peer_id,
                 evidence=size.to_bytes(4, "big"),
             )
-        return await self.read_exactly(size)
+        return await self.read_frame_body(size)
 
     async def read_frame_size(self) -> int:
         """The length that the next frame announces, for a reader to whom too long is no violation."""
         return int.from_bytes(await self.read_exactly(4), "big")
+
+    async def read_frame_body(self, size: int) -> bytes:
+        """The payload after `read_frame_size`; an end before it has all arrived is a StreamCut."""
+        return await self._exactly(size, inside=True)
 
     async def write(self, raw: bytes) -> None:
         """Sends all of `raw`.

@@ -27,7 +27,7 @@ from tolsey.network.budgets import Bucket, Budget
 from tolsey.network.host import Host
 from tolsey.network.pulling import Pull, Source
 from tolsey.network.scopes import unwrapped
-from tolsey.network.streams import Stream
+from tolsey.network.streams import Stream, StreamEnded
 from tolsey.network.wire import (
     BUSY,
     FILE_THREADS,
@@ -94,7 +94,7 @@ def serve_content(host: Host, store: ContentStore, caps: UploadCaps | None = Non
         nonlocal active
         if active >= caps.max_uploads:
             with trio.fail_after(IDLE_S):
-                await stream.read_frame(REQUEST_BYTES)
+                await stream.read_frame(REQUEST_BYTES)  # an earlier answer would be lost when the stream closes
                 await stream.write_frame(BUSY)
             return
         active += 1
@@ -125,7 +125,10 @@ class _Upload:
         async with send:
             while True:
                 with trio.fail_after(IDLE_S):
-                    raw = await self._stream.read_frame(REQUEST_BYTES)
+                    try:
+                        raw = await self._stream.read_frame(REQUEST_BYTES)
+                    except StreamEnded:
+                        return
                 request = Request.decode(raw, self._stream.peer_id)
                 if request.op == OP_DONE:
                     await send.send((OK,))
