@@ -68,7 +68,8 @@ class DutyRun:
         self.duty = duty
         self.tools = tools
         self.salt = verifier_salt(tools.secret, duty.job_id, duty.draw.window)
-        self.name = f"{duty.job_id.hex()}:{duty.draw.window}:{duty.draw.seed:x}"
+        # A draw that a reorganisation undid and another brought back is another duty, with other transactions.
+        self.name = f"{duty.job_id.hex()}:{duty.draw.window}:{duty.draw.seed:x}:{duty.draw.drawn_at}"
         self._tag = f"job {duty.job_id.hex()[:12]} window {duty.draw.window}"
 
     async def run(self) -> None:

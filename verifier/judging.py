@@ -39,6 +39,9 @@ MARGIN_SHARE, MARGIN_LEAST_S, MARGIN_MOST_S = 0.15, 3, 600
 MAX_MANIFEST_BYTES = 4 << 20
 MAX_DATA_FILES = 10_000
 
+LEAST_FAIR_S = 5.0
+"""A source that was asked for less than this, or less than half of the time there was, is not called unavailable."""
+
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
@@ -56,11 +59,29 @@ def margin_s(window_s: int) -> int:
     return int(min(MARGIN_MOST_S, max(MARGIN_LEAST_S, MARGIN_SHARE * window_s)))
 
 
-@dataclass(slots=True)
 class Wanted:
-    """What is being asked for at this moment; None while nothing is missing."""
+    """What is being asked for at this moment, and since when; `what` is None while nothing is missing."""
 
-    what: str | None = None
+    def __init__(self) -> None:
+        self.what: str | None = None
+        self._since_s = 0.0
+
+    def for_(self, what: str) -> None:
+        """From now on this is missing, where nothing was before."""
+        if self.what is None:
+            self._since_s = trio.current_time()
+        self.what = what
+
+    def got(self) -> None:
+        """Nothing is missing."""
+        self.what = None
+
+    def waited_in_vain(self, total_s: float) -> str | None:
+        """The blame for a source that took the request and most of the time; None where it had no fair chance."""
+        waited_s = trio.current_time() - self._since_s
+        if self.what is None or waited_s < max(LEAST_FAIR_S, total_s / 2):
+            return None
+        return f"{self.what} did not come in {waited_s:.0f} of {total_s:.0f} s"
 
 
 class Judge:
@@ -129,21 +150,27 @@ class Judge:
                 await self._fetcher.let_go(owner)
 
     async def _until(self, once: Callable[[], Awaitable[T]], until: int, wanted: Wanted) -> tuple[T | None, str | None]:
-        """The first result before block time `until`; else what is still wanted (None: a replay was running)."""
+        """The first result before `until`; else why nobody can be expected to have it, or None where it was our time.
+
+        Time is up when a block says so, or when the clock does where blocks are rare.
+        """
         result: T | None = None
-        reason = ""
-        pause_s = PAUSE_FIRST_S
-        with trio.move_on_after(self._clock.left_s(until)):
-            while result is None:
-                try:
-                    result = await once()
-                except CheckpointUnavailable as error:
-                    if reason != error.message:
-                        _log.info("%s; trying on", error.message)
-                    reason, wanted.what = error.message, wanted.what or "the right checkpoint"
-                    await trio.sleep(pause_s)
-                    pause_s = min(PAUSE_MOST_S, 2 * pause_s)
-        return result, None if wanted.what is None else reason or f"{wanted.what} did not come in time"
+        reason, pause_s, total_s = "", PAUSE_FIRST_S, self._clock.left_s(until)
+        with trio.move_on_after(total_s):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_cancel_when, self._clock, until, nursery.cancel_scope)
+                while result is None:
+                    try:
+                        result = await once()
+                    except CheckpointUnavailable as error:
+                        if reason != error.message:
+                            _log.info("%s; trying on", error.message)
+                        reason = error.message
+                        wanted.for_("the right checkpoint")
+                        await trio.sleep(pause_s)
+                        pause_s = min(PAUSE_MOST_S, 2 * pause_s)
+                nursery.cancel_scope.cancel()
+        return result, None if wanted.what is None else reason or wanted.waited_in_vain(total_s)
 
     async def _panel_once(self, duty: PanelDuty, owner: str, wanted: Wanted) -> tuple[Vote, str]:
         claim = duty.claim
@@ -151,12 +178,12 @@ class Judge:
         window = claim.segment // duty.offer.segments_per_window
         if job is None or window not in job.roots:
             raise CheckpointUnavailable(f"window {window} of job {claim.job_id.hex()[:12]} is not known")
-        wanted.what = "the trace"
+        wanted.for_("the trace")
         trace = await self._fetcher.trace(job, window, job.roots[window])
         files = JobFiles(self._fetcher, claim.job_id, owner, wanted)
         inputs = await files.inputs(trace.spec)
         start = await start_of(files, claim.segment, trace.start_of(claim.segment))
-        wanted.what = None
+        wanted.got()
         replayed = await self._bench.replay(inputs, claim.segment, start, claim.input_root)
         again = None
         if replayed.root not in (claim.output_root, claim.claimed_root):
@@ -172,6 +199,11 @@ class Judge:
                 raise CheckpointUnavailable(f"content {end.hex()[:16]} is not the state after segment {claim.segment}")
         replayed_root = replayed.root
         return vote, f"segment {claim.segment} gives {replayed_root.hex()[:16]} here"
+
+
+async def _cancel_when(clock: Clock, ts: int, scope: trio.CancelScope) -> None:
+    await clock.after(ts)
+    scope.cancel()
 
 
 async def files_of(manifest: Path) -> list[ContentId]:
@@ -213,9 +245,9 @@ class JobFiles:
         return await self._file(content_id)
 
     async def _file(self, content_id: ContentId) -> Path:
-        self._wanted.what = f"content {content_id.hex()[:16]}"
+        self._wanted.for_(f"content {content_id.hex()[:16]}")
         await self._fetcher.content(self._job_id, content_id, self._owner)
-        self._wanted.what = None
+        self._wanted.got()
         return self._fetcher.blobs.path_of(content_id)
 
 
@@ -273,16 +305,16 @@ class WindowAttempt:
         job = self._jobs(duty.job_id)
         if job is None:
             raise CheckpointUnavailable(f"job {duty.job_id.hex()[:12]} is not known any more")
-        self.wanted.what = f"the trace of window {window}"
+        self.wanted.for_(f"the trace of window {window}")
         if self._trace is None:
             self._trace = await self._fetcher.trace(job, window, duty.draw.root)
         before: StateRoot = duty.offer.initial_root
         if window > 0:
             if self._previous is None:
-                self.wanted.what = f"the trace of window {window - 1}"
+                self.wanted.for_(f"the trace of window {window - 1}")
                 self._previous = await self._fetcher.trace(job, window - 1, job.roots[window - 1])
             before = self._previous.ends_at
-        self.wanted.what = None
+        self.wanted.got()
         return Replay(self._bench, self._files, offer=duty.offer, trace=self._trace, before=before)
 
     def evidence(self, charge: str, finding: Finding) -> Evidence:

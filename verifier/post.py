@@ -104,7 +104,7 @@ class Post:
     def _take(self, duty: Duty | PanelDuty, tools: Tools, makers: Makers, nursery: trio.Nursery) -> None:
         key: object
         if isinstance(duty, Duty):
-            key = ("duty", duty.job_id, duty.draw.window, duty.draw.seed)
+            key = ("duty", duty.job_id, duty.draw)
             run = makers.duty(duty, tools).run
         else:
             key = ("vote", duty.claim.dispute_id, duty.round)

@@ -37,7 +37,7 @@ duties = sa.Table(
     sa.Column("offer", sa.LargeBinary, nullable=False),
     sa.Column("root", FixedBytes(32), nullable=False),
     sa.Column("pool_size", sa.Integer, nullable=False),
-    sa.Column("drawn_at", sa.BigInteger, nullable=False),
+    sa.Column("drawn_at", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("drawn_block", sa.BigInteger, nullable=False),
     sa.Column("is_drawn", sa.Boolean(name="is_drawn"), nullable=False),
     sa.Column("stage", sa.String(16), nullable=False),
@@ -238,7 +238,12 @@ class Records:
 
 def _key(duty: Duty) -> tuple[sa.ColumnElement[bool], ...]:
     seed = duty.draw.seed.to_bytes(14, "big")
-    return duties.c.job_id == duty.job_id, duties.c.window == duty.draw.window, duties.c.seed == seed
+    return (
+        duties.c.job_id == duty.job_id,
+        duties.c.window == duty.draw.window,
+        duties.c.seed == seed,
+        duties.c.drawn_at == duty.draw.drawn_at,
+    )
 
 
 def _duty_row(duty: Duty) -> dict[str, Any]:

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from tolsey.testing.chain import FAST_TERMS, MarketWorld
+from tolsey.testing.chain import MarketWorld
 
-from .worlds import CLOCKS, PaperMarket
+from .worlds import CLOCKS, TERMS, PaperMarket
 
 
 @pytest.fixture
 def market(tmp_path: Path) -> Iterator[PaperMarket]:
-    with MarketWorld.open(tmp_path, clocks=CLOCKS, terms=FAST_TERMS) as world:
+    with MarketWorld.open(tmp_path, clocks=CLOCKS, terms=TERMS) as world:
         yield PaperMarket(world, tmp_path)

@@ -7,10 +7,9 @@ challenging, voting, poking, records, outbox) is the shipped code.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from tolsey.protocol.units import ClassId, JobId, Seconds, StateRoot
 from tolsey.protocol.wire import Trace, TraceEntry
 from tolsey.storage.blobs import BlobStore
 from tolsey.storage.engine import Database
-from tolsey.testing.chain import CLASS_ID, MarketWorld, PaperJob
+from tolsey.testing.chain import CLASS_ID, FAST_TERMS, MarketWorld, PaperJob
 from tolsey.verifier.clock import Clock
 from tolsey.verifier.duty import Tools
 from tolsey.verifier.fetch import Fetcher
@@ -45,6 +44,7 @@ CLOCKS = Clocks(
     challenge_window_s=Seconds(150),
 )
 """Wide, because the tests move time themselves; nothing here waits for a real clock."""
+TERMS = replace(FAST_TERMS, panel_window_s=Seconds(30))
 PROGRAM, DATA = b"a program", b"some data"
 DATASET = canonical_json({"files": [{"content": content_id_of_bytes(DATA).hex()}]})
 
@@ -84,10 +84,11 @@ class PaperBench:
     delay: Callable[[], Any] | None = None
 
     async def replay(self, inputs: Inputs, segment: int, start: Path | None, input_root: StateRoot) -> Replayed:
-        assert inputs.program.read_bytes() == PROGRAM and [f.read_bytes() for f in inputs.files] == [DATA]
+        files = [await trio.Path(path).read_bytes() for path in (inputs.program, inputs.dataset, *inputs.files)]
+        assert files == [PROGRAM, DATASET, DATA]
         if self.delay is not None:
             await self.delay()
-        if start is not None and start.read_bytes() != checkpoint_bytes(input_root):
+        if start is not None and await trio.Path(start).read_bytes() != checkpoint_bytes(input_root):
             raise CheckpointUnavailable("the file is another state")
         if self.fails:
             raise ReplayFailed("the child died")
@@ -144,8 +145,21 @@ class PaperMarket:
         self.traces: dict[tuple[str, JobId, int], bytes] = {}
         self.contents: dict[str, dict[ContentId, bytes]] = {}
 
-    def job(self, *, windows: int = 1, wrong: int | None = None, spec: JobSpec | None = None, **terms: Any) -> PaperJob:
-        """An accepted job of 4 segments a window; segment `wrong` is committed with a root that replay does not give."""
+    def job(
+        self,
+        *,
+        windows: int = 1,
+        wrong: int | None = None,
+        broken: int | None = None,
+        spec: JobSpec | None = None,
+        **terms: Any,
+    ) -> PaperJob:
+        """An accepted job of 4 segments a window.
+
+        Args:
+            wrong: segment committed with a root that replay does not give.
+            broken: segment that starts from another state than the one before it ended in.
+        """
         spec = spec or paper_spec(segments=4 * windows)
         usual = {
             "spec_hash": spec.spec_hash, "class_id": spec.class_id, "segment_count": spec.segment_count,
@@ -153,7 +167,9 @@ class PaperMarket:
             "commit_window_s": CLOCKS.commit_window_s, "reveal_window_s": CLOCKS.reveal_window_s,
             "verdict_window_s": CLOCKS.verdict_window_s, "challenge_window_s": CLOCKS.challenge_window_s,
         }  # fmt: skip
-        job = self.world.paper_job(windows=windows, **(usual | terms))
+        job = self.world.paper_job(
+            windows=windows, broken=frozenset() if broken is None else frozenset({broken}), **(usual | terms)
+        )
         self.world.accept(job)
         for before, after in zip(job.roots, job.roots[1:], strict=False):
             self.truth[before] = after
@@ -176,7 +192,7 @@ class PaperMarket:
         entries = tuple(
             TraceEntry(
                 index=i,
-                input_root=job.roots[i],
+                input_root=job.input_root(i),
                 output_root=job.roots[i + 1],
                 checkpoint=checkpoint_id(job.roots[i + 1]),
             )
@@ -207,9 +223,25 @@ class PaperMarket:
             while not await trio.to_thread.run_sync(condition):
                 if pass_s:
                     await trio.to_thread.run_sync(self.world.pass_time, pass_s)
+                await trio.sleep(0.05)
+
+    async def until_async(self, condition: Callable[[], Any], *, within_s: float = 20) -> None:
+        """As `until`, for a condition that asks a database."""
+        with trio.fail_after(within_s):
+            while not await condition():  # noqa: ASYNC110  # the database tells nobody
                 await trio.sleep(0.03)
 
-    def free(self, name: str) -> int:
+    def peer(self, name: str) -> str:
+        """The actor's peer id."""
+        return self.world.identity(name).peer_id
+
+    def withhold(self, job: PaperJob, *, after_segment: int) -> None:
+        """Takes the checkpoint after a segment out of everybody's hands."""
+        for files in self.contents.values():
+            files.pop(checkpoint_id(job.roots[after_segment + 1]), None)
+
+    def worth(self, name: str) -> int:
+        """Free and locked token units of an actor."""
         return sum(self.world.gateway.account(self.world.account(name)))
 
 
@@ -257,8 +289,3 @@ async def run_verifier(
     finally:
         blobs.close()
         database.close()
-
-
-def changed(job: PaperJob, **changes: Any) -> PaperJob:
-    """The same job with other committed roots."""
-    return dataclasses.replace(job, **changes)

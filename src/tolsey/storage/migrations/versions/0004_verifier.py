@@ -22,7 +22,7 @@ def upgrade() -> None:
         sa.Column("offer", sa.LargeBinary, nullable=False),
         sa.Column("root", FixedBytes(32), nullable=False),
         sa.Column("pool_size", sa.Integer, nullable=False),
-        sa.Column("drawn_at", sa.BigInteger, nullable=False),
+        sa.Column("drawn_at", sa.BigInteger, primary_key=True, autoincrement=False),
         sa.Column("drawn_block", sa.BigInteger, nullable=False),
         sa.Column("is_drawn", sa.Boolean(name="is_drawn"), nullable=False),
         sa.Column("stage", sa.String(16), nullable=False),
