@@ -33,7 +33,7 @@ from tolsey.contracts.views import (
     VerdictView,
 )
 from tolsey.contracts.wallet import Wallet
-from tolsey.errors import ChainUnavailable
+from tolsey.errors import ChainUnavailable, Reverted
 from tolsey.protocol.lifecycle import State
 from tolsey.protocol.offer import Domain, Offer
 from tolsey.protocol.units import Account, BasisPoints, ClassId, JobId, Seconds, TokenUnits, WindowRoot
@@ -101,7 +101,13 @@ class Gateway:
                     f"there is no contract at {address}, where network {network.name} has its {role}",
                     fix="tolsey chain up, which deploys anew, or the network file of this chain",
                 )
-        params = self.params()
+        try:
+            params = self.params()
+        except Reverted as error:
+            raise ChainUnavailable(
+                f"the contract at {network.market} is no market of this version",
+                fix="compare the network file with the one of the deployment",
+            ) from error
         for role in ("judge", "token", "beacon"):
             if getattr(params, role) != getattr(network, role):
                 raise ChainUnavailable(
@@ -157,7 +163,10 @@ class Gateway:
             if error.revert_data is not None:
                 raise from_revert_data(error.revert_data, action=description) from error
             raise ChainUnavailable(f"{self.rpc.url} refuses to {description}: {error.message}") from error
-        return bytes.fromhex(str(answer)[2:])
+        try:
+            return bytes.fromhex(answer.removeprefix("0x"))
+        except (AttributeError, ValueError) as error:
+            raise ChainUnavailable(f"{self.rpc.url} answered eth_call with {str(answer)[:80]!r}") from error
 
     # money
 

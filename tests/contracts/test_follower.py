@@ -150,7 +150,7 @@ async def test_reorganisation_to_a_shorter_chain_is_seen(world: MarketWorld, db:
         heard = await told.hear(1)
         assert isinstance(heard[0], Reorg)
         with trio.fail_after(10):
-            while follower.head > world.gateway.block_number():
+            while follower.told > world.gateway.block_number():
                 await follower.wait_block()
         assert follower.told == follower.head == world.gateway.block_number()
 
