@@ -2,8 +2,8 @@
 
     python tests/bench/bench_runtime.py [--quick]
 
-Ratios compare interleaved runs in one process on one thread, so that a busy machine hits both sides alike; the figure is
-the median over rounds of (executor time / eager time) for the same steps on the same data. Eager is the usual loop:
+Ratios compare interleaved runs in one process on one thread, so that a busy machine hits both alike; the figure is the
+median over rounds of (executor time / eager time) for the same steps on the same data. Eager is the usual loop:
 zero_grad, forward, backward, clip_grad_norm_, optimiser step, with torch.optim and the default attention kernel.
 """
 
@@ -24,7 +24,6 @@ from tolsey.runtime import admission, author, determinism, executor, segment, st
 from tolsey.runtime.dataset import Dataset
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "client" / "examples"
-TARGET_RATIO = 1.05
 
 
 class Wide(nn.Module):
@@ -33,14 +32,10 @@ class Wide(nn.Module):
     def __init__(self, blocks: int = 4, width: int = 256) -> None:
         super().__init__()
         self.token, self.place = nn.Embedding(256, width), nn.Embedding(64, width)
-        layer = nn.TransformerEncoderLayer(
-            width, 4, 4 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
-        )
         self.blocks = nn.ModuleList(
             nn.TransformerEncoderLayer(width, 4, 4 * width, 0.0, "gelu", batch_first=True, norm_first=True)
             for _ in range(blocks)
         )
-        del layer
         self.logits = nn.Linear(width, 256, bias=False)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -96,7 +91,7 @@ def executor_ratio(job: author.Job, rounds: int, steps: int) -> dict[str, float]
         number, ratios, ours_s, eager_s = 0, [], [], []
         for round_ in range(rounds + 1):
             start = time.perf_counter()
-            for place in range(steps):
+            for _ in range(steps):
                 current = trainer.step(current).state
             middle = time.perf_counter()
             for place in range(steps):
@@ -111,8 +106,9 @@ def executor_ratio(job: author.Job, rounds: int, steps: int) -> dict[str, float]
     return {
         "params": params, "nodes": len(built.program.grad.nodes) + len(built.program.update.nodes),
         "build_s": round(build_s, 2), "admit_s": round(admit_s, 3),
-        "executor_ms": round(statistics.median(ours_s) * 1e3, 2), "eager_ms": round(statistics.median(eager_s) * 1e3, 2),
-        "ratio": round(statistics.median(ratios), 3), "ratio_min": round(min(ratios), 3), "ratio_max": round(max(ratios), 3),
+        "executor_ms": round(statistics.median(ours_s) * 1e3, 2),
+        "eager_ms": round(statistics.median(eager_s) * 1e3, 2), "ratio": round(statistics.median(ratios), 3),
+        "ratio_min": round(min(ratios), 3), "ratio_max": round(max(ratios), 3),
     }
 
 

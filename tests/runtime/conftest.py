@@ -27,7 +27,9 @@ class TinyGPT(nn.Module):
         self.token, self.place = nn.Embedding(256, width), nn.Embedding(context, width)
         self.norm, self.last = nn.LayerNorm(width), nn.LayerNorm(width)
         self.project, self.mix = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.deep = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Dropout(dropout), nn.Linear(2 * width, width))
+        self.deep = nn.Sequential(
+            nn.Linear(width, 2 * width), nn.GELU(), nn.Dropout(dropout), nn.Linear(2 * width, width)
+        )
         self.logits = nn.Linear(width, 256, bias=False)
         self.dropout = dropout
 

@@ -20,8 +20,6 @@ Edit = Callable[[dict[str, Any]], object]
 
 def minimal() -> dict[str, Any]:
     """The smallest honest program: one weight, loss = mean(w * x), plain descent."""
-    number = {"dtype": "float32"}
-    del number
     vector: list[Any] = ["float32", [4]]
     return {
         "format": "tolsey/program/1", "ops": 1, "data": {"kind": "examples"}, "micro_batches": 1,
@@ -242,7 +240,8 @@ UNSAFE = {
     "embedding_backward with fewer rows": unsafe(
         [["float32", [2, 4]], ["int64", [3]]], call("embedding_backward", [5, 6, 7, -1, False], ["float32", [7, 4]])),
     "softmax_backward with another shape": unsafe(
-        [["float32", [2, 4]], ["float32", [2, 1]]], call("softmax_backward", [5, 6, 1, "float32"], ["float32", [2, 4]])),
+        [["float32", [2, 4]], ["float32", [2, 1]]],
+        call("softmax_backward", [5, 6, 1, "float32"], ["float32", [2, 4]])),
 }
 
 

@@ -82,7 +82,8 @@ def test_load_missing_file_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [
-    {"steps": 0}, {"batch_size": 2.5}, {"micro_batches": True}, {"seed": -1}, {"seed": 1 << 64}, {"steps_per_segment": 7},
+    {"steps": 0}, {"batch_size": 2.5}, {"micro_batches": True}, {"seed": -1}, {"seed": 1 << 64},
+    {"steps_per_segment": 7},
 ])
 def test_job_impossible_number_refused(make_gpt_job: Callable[..., Job], change: dict[str, Any]) -> None:
     with pytest.raises(SpecInvalid):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from tolsey.errors import ClassMismatch, LocalViolation, RemoteViolation, SpecIn
 from tolsey.protocol.checkpoint import StateRoot
 from tolsey.protocol.job import JobSpec
 from tolsey.protocol.units import ClassId
-from tolsey.runtime import child_client, state
+from tolsey.runtime import child, child_client, determinism, state
 from tolsey.runtime.child_client import Event, InitDone, JobFiles, Ready, RunRequest, SegmentDone, StepDone, StepRoot
 from tolsey.runtime.environment import ENVIRONMENT, child_environment, wrong_variables
 
@@ -113,9 +114,10 @@ async def test_child_init_writes_the_root_that_the_author_saw(world: World) -> N
     ("late", SpecInvalid, "segment 1 starts at step 3"),
     ("missing", StorageError, "cannot read the job spec"),
 ])
-async def test_child_refusal_arrives_as_its_own_error(
-    world: World, case: str, kind: type[TolseyError], message: str
+def test_child_refusal_is_its_own_error(
+    world: World, case: str, kind: type[TolseyError], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(determinism, "missing_environment", list)  # served in this process: eight starts take a minute
     data = world.folder / "data"
     data.write_bytes(b"other")
     request = {
@@ -129,8 +131,13 @@ async def test_child_refusal_arrives_as_its_own_error(
         "missing": lambda: world.request(files=replace(world.files, spec=world.folder / "none")),
     }[case]()
     with pytest.raises(kind) as caught:
-        await follow(request)
+        child._serve(json.loads(child_client.encode_request(request)), lambda *_, **__: None)
     assert message in caught.value.message
+
+
+async def test_child_refusal_crosses_the_pipe_in_its_class(world: World) -> None:
+    with pytest.raises(SpecInvalid, match="the program has content id"):
+        await follow(world.request(files=replace(world.files, program=world.files.dataset)))
 
 
 async def test_training_cancelled_leaves_no_process(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -127,7 +127,8 @@ def test_decode_manifest_round_trip() -> None:
 
 
 @pytest.mark.parametrize("build", [
-    lambda: build_tokens(b""), lambda: build_tokens(b"abc", dtype="uint16"), lambda: build_tokens(b"abc", dtype="int64"),
+    lambda: build_tokens(b""), lambda: build_tokens(b"abc", dtype="uint16"),
+    lambda: build_tokens(b"abc", dtype="int64"),
     lambda: build_examples({"x": torch.zeros(3), "y": torch.zeros(4)}), lambda: build_examples({"x": torch.zeros(0)}),
     lambda: build_examples({"x": torch.zeros(3, dtype=torch.complex64)}),
 ])

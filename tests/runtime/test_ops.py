@@ -31,8 +31,8 @@ BOOLS = torch.tensor([[True, False], [False, True]])
 IMAGE, KERNEL = t(2, 4, 6, 6), t(8, 4, 3, 3)
 POOLED, PLACES = torch.ops.aten.max_pool2d_with_indices(IMAGE, [2, 2], [2, 2])
 UNARY = [
-    "neg", "abs", "sign", "floor", "ceil", "round", "sqrt", "rsqrt", "reciprocal", "exp", "log", "log1p", "expm1", "sin",
-    "cos", "tanh", "erf", "relu", "sigmoid", "silu",
+    "neg", "abs", "sign", "floor", "ceil", "round", "sqrt", "rsqrt", "reciprocal", "exp", "log", "log1p", "expm1",
+    "sin", "cos", "tanh", "erf", "relu", "sigmoid", "silu",
 ]
 BINARY = [
     "add", "sub", "mul", "div", "pow", "maximum", "minimum", "eq", "ne", "lt", "le", "gt", "ge", "sigmoid_backward",

@@ -86,7 +86,9 @@ def test_schedule_bad_field_refused(fields: dict[str, object]) -> None:
         Schedule(**{"peak_lr": "1", "total_steps": 10, **fields})  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("make", "fields"), [(adamw, {"beta1": "1"}), (sgd, {"momentum": "1"}), (sgd, {"nesterov": "yes"})])
+@pytest.mark.parametrize(("make", "fields"), [
+    (adamw, {"beta1": "1"}), (sgd, {"momentum": "1"}), (sgd, {"nesterov": "yes"}),
+])
 def test_optimiser_bad_option_refused(make: object, fields: dict[str, object]) -> None:
     with pytest.raises(SpecInvalid):
         make(**fields)  # type: ignore[operator]

@@ -62,7 +62,8 @@ def test_read_tensors_lying_header_refused(tmp_path: Path, change: Callable[[Hea
 
 
 @pytest.mark.parametrize("raw", [
-    b"", b"\x01", (1 << 63).to_bytes(8, "little"), (99).to_bytes(8, "little") + b"{}", (2).to_bytes(8, "little") + b"[]",
+    b"", b"\x01", (1 << 63).to_bytes(8, "little"), (99).to_bytes(8, "little") + b"{}",
+    (2).to_bytes(8, "little") + b"[]",
     (2).to_bytes(8, "little") + b"{]", (2 << 20).to_bytes(8, "little") + b"{" + b" " * (3 << 20),
     (200_000).to_bytes(8, "little") + b"[" * 200_000,
 ])

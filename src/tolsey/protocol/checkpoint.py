@@ -26,6 +26,7 @@ import hashlib
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from tolsey.protocol import merkle, units
 from tolsey.protocol.encoding import (
@@ -166,7 +167,7 @@ def state_root(tensors: Iterable[TensorBytes], *, step: int, cursor: int, profil
         profile: numerics profile, such as "pinned".
     """
     ordered = sorted(tensors, key=lambda tensor: tensor.name.encode())
-    for left, right in zip(ordered, ordered[1:], strict=False):
+    for left, right in pairwise(ordered):
         if left.name == right.name:
             raise ValueError(f"two tensors are called {left.name!r}")
     return state_root_of([tensor_root(tensor) for tensor in ordered], step=step, cursor=cursor, profile=profile)

@@ -29,6 +29,8 @@ from tolsey.runtime.ops import DTYPE_NAMES, DTYPES, Ref, refs
 
 META: Final = torch.device("meta")
 DEFAULT_MEMORY_BYTES: Final = 16 << 30
+_IMPOSSIBLE: Final = (RuntimeError, ValueError, TypeError, IndexError, ArithmeticError, AssertionError)
+"""What shape functions raise for arguments that cannot be (RuntimeError covers NotImplementedError)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +117,7 @@ class _Walk:
             _SAFETY[node.op](self, where, args)
         try:
             result = node.definition.build(args, META)(*[self.values[value] for value in refs(args)])
-        except (RuntimeError, ValueError, TypeError, IndexError, ArithmeticError, NotImplementedError, AssertionError) as error:
+        except _IMPOSSIBLE as error:
             raise RemoteViolation(f"{where} is impossible: {str(error).splitlines()[0]:.200}") from error
         results = (result,) if len(node.outs) == 1 else tuple(result)
         for place, (given, declared) in enumerate(zip(results, node.outs, strict=True)):
@@ -134,10 +136,8 @@ class _Walk:
         found = spec_of(self.values[value])
         if value in self.absent:
             raise RemoteViolation(f"phase {self.kind}: {role} {name!r} is a gradient that was not asked for")
-        if role in ("loss", "metric"):
-            expected = TensorSpec("float32", ())
-        else:
-            expected = self.program.input_spec(role, name)
+        number = role in ("loss", "metric")
+        expected = TensorSpec("float32", ()) if number else self.program.input_spec(role, name)
         if found != expected:
             raise RemoteViolation(f"phase {self.kind}: {role} {name!r} is {found}, it must be {expected}")
 
@@ -275,7 +275,7 @@ def _convolution_backward(walk: _Walk, where: str, args: list[Any]) -> None:
             walk.values[self.id], walk.values[weight.id], None, stride, padding, dilation, transposed,
             output_padding, groups,
         )
-    except (RuntimeError, ValueError, TypeError, IndexError, ArithmeticError) as error:
+    except _IMPOSSIBLE as error:
         raise RemoteViolation(f"{where}: the convolution it undoes is impossible: {error!s:.200}") from error
     _need(walk.shape(grad) == tuple(forward.shape), where, f"gradient must have shape {tuple(forward.shape)}")
     _need(bias_shape in (None, [0], [forward.shape[1]]), where, f"bias must have {forward.shape[1]} elements")
@@ -285,7 +285,7 @@ def _average_pool_backward(walk: _Walk, where: str, args: list[Any]) -> None:
     grad, self, *window = args
     try:
         forward = torch.ops.aten.avg_pool2d.default(walk.values[self.id], *window)
-    except (RuntimeError, ValueError, TypeError, IndexError, ArithmeticError) as error:
+    except _IMPOSSIBLE as error:
         raise RemoteViolation(f"{where}: the pooling it undoes is impossible: {error!s:.200}") from error
     _need(walk.shape(grad) == tuple(forward.shape), where, f"gradient must have shape {tuple(forward.shape)}")
 
@@ -298,7 +298,8 @@ def _adaptive_pool_backward(walk: _Walk, where: str, args: list[Any]) -> None:
 
 def _embedding_backward(walk: _Walk, where: str, args: list[Any]) -> None:
     grad, index = walk.shape(args[0]) or (), walk.shape(args[1]) or ()
-    _need(len(grad) == len(index) + 1 and grad[:-1] == index and args[2] > 0, where, "gradient must have a row per index")
+    fits = len(grad) == len(index) + 1 and grad[:-1] == index and args[2] > 0
+    _need(fits, where, "gradient must have a row per index")
 
 
 def _softmax_backward(walk: _Walk, where: str, args: list[Any]) -> None:

@@ -168,7 +168,8 @@ def load(path: Path) -> Job:
     finally:
         sys.path.pop(0)
     if not isinstance(found, Job):
-        raise ConfigError(f"{path} defines {type(found).__name__} under the name job", fix="end it with: job = Job(...)")
+        what = type(found).__name__
+        raise ConfigError(f"{path} defines {what} under the name job", fix="end it with: job = Job(...)")
     return found
 
 

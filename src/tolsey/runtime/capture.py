@@ -237,7 +237,8 @@ def _loss_function(loss: Loss) -> Callable[..., torch.Tensor]:
     if callable(loss):
         return loss
     if loss not in _LOSSES:
-        raise SpecInvalid(f"loss {loss!r} is none of {', '.join(_LOSSES)}", fix="pass a function (model, batch) -> loss")
+        names = ", ".join(_LOSSES)
+        raise SpecInvalid(f"loss {loss!r} is none of {names}", fix="pass a function (model, batch) -> loss")
     return _LOSSES[loss]
 
 
@@ -290,8 +291,8 @@ class _Locator:
                 self._by_sequence.setdefault(call.meta["seq_nr"], call)
 
     def __call__(self, call: fx.Node) -> str:
-        sources = [self._by_name[source.name] for source in call.meta.get("from_node", ()) if source.name in self._by_name]
-        for source in (call, *sources):
+        names = [source.name for source in call.meta.get("from_node", ())]
+        for source in (call, *(self._by_name[name] for name in names if name in self._by_name)):
             found = _author_frame(source.stack_trace) or self._forward(source)
             if found:
                 return found
@@ -317,7 +318,8 @@ def _author_frame(stack: str | None) -> str:
 
 def _as_unsupported(error: Exception) -> TolseyError:
     """An error of tracing, with the author's line."""
-    frames = [f'File "{frame.filename}", line {frame.lineno}\n{frame.line}' for frame in traceback.extract_tb(error.__traceback__)]
+    stack = traceback.extract_tb(error.__traceback__)
+    frames = [f'File "{frame.filename}", line {frame.lineno}\n{frame.line}' for frame in stack]
     where = _author_frame("\n".join(frames))
     first = str(error).splitlines()[0] if str(error) else type(error).__name__
     return UnsupportedOp(

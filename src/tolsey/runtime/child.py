@@ -12,8 +12,8 @@ Requests, by `kind`:
     "init"   write the initial checkpoint and tell its root
     "run"    run segments first_segment … last_segment (both included) from a checkpoint, or from the initial state
 
-Events: ready, speed, init, step, step_root, segment, done; error (kind = class name in tolsey.errors, message, fix), after
-which it exits with 1. child_client.py, the other end, lists the fields.
+Events: ready, speed, init, step, step_root, segment, done; error (kind = class name in tolsey.errors, message, fix),
+after which it exits with 1. child_client.py, the other end, lists the fields.
 
 It refuses a program, data set or checkpoint that is not the one the spec or request names, and a machine of another
 numerics class. Next in the flow: segment.py does the work.
@@ -174,7 +174,8 @@ def _run(request: dict[str, Any], job: _Job, device: str, tell: Tell) -> None:
     if request.get("input_root") is not None:
         root = state.root_of(current, spec.profile)
         if root.hex() != request["input_root"]:
-            raise ReplayMismatch(f"the start checkpoint has root {root.hex()}, the request says {request['input_root']}")
+            wanted = request["input_root"]
+            raise ReplayMismatch(f"the start checkpoint has root {root.hex()}, the request says {wanted}")
     current = current.to(device)
     for index in range(int(request["first_segment"]), int(request["last_segment"]) + 1):
         current, root = _segment(request, trainer, spec, current, index, root, tell)

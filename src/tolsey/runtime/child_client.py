@@ -323,9 +323,13 @@ def _segment_done(fields: Mapping[str, Any]) -> SegmentDone:
 
 
 _PARSERS: Final[dict[str, Callable[[Any], Event]]] = {
-    "ready": lambda f: Ready(class_id=ClassId(bytes.fromhex(f["class_id"])), facts=f["facts"], peak_bytes=f["peak_bytes"]),
+    "ready": lambda f: Ready(
+        class_id=ClassId(bytes.fromhex(f["class_id"])), facts=f["facts"], peak_bytes=f["peak_bytes"]
+    ),
     "speed": lambda f: Speed(flops_per_s=f["flops_per_s"]),
-    "init": lambda f: InitDone(root=_root(f["root"]), path=Path(f["path"]), size_bytes=f["size_bytes"], work_flops=f["work_flops"]),
+    "init": lambda f: InitDone(
+        root=_root(f["root"]), path=Path(f["path"]), size_bytes=f["size_bytes"], work_flops=f["work_flops"]
+    ),
     "step": lambda f: StepDone(**f),
     "step_root": lambda f: StepRoot(step=f["step"], root=_root(f["root"])),
     "segment": _segment_done,

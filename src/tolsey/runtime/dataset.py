@@ -122,12 +122,12 @@ def _fields(raw: Any, needed: bool) -> dict[str, TensorSpec]:
     fields = {}
     for name, item in raw.items():
         shape = item[1] if isinstance(item, list) and len(item) == 2 and isinstance(item[1], list) else None
-        named = shape is not None and isinstance(item[0], str) and item[0] in DTYPES
-        if not named or len(shape) > 7 or len(name.encode()) > MAX_NAME_BYTES:
+        dtype = item[0] if shape is not None and isinstance(item[0], str) else ""
+        if shape is None or dtype not in DTYPES or len(shape) > 7 or len(name.encode()) > MAX_NAME_BYTES:
             raise RemoteViolation(f"field {name!r:.80} has no readable dtype and shape")
         if any(type(size) is not int or not 1 <= size < 1 << 32 for size in shape) or math.prod(shape) > 1 << 40:
             raise RemoteViolation(f"field {name!r:.80} has the impossible shape {shape!r:.60}")
-        fields[name] = TensorSpec(item[0], tuple(shape))
+        fields[name] = TensorSpec(dtype, tuple(shape))
     return fields
 
 
@@ -140,7 +140,8 @@ def _file(raw: Any, counted: bool) -> DataFile:
         raise RemoteViolation("a file name is a string of at most 512 bytes")
     if not isinstance(content, str) or len(content) != 64 or content.strip("0123456789abcdef"):
         raise RemoteViolation(f"file {name!r:.80}: {content!r:.80} is no content id")
-    if type(size) is not int or not 0 < size <= 1 << 40 or type(count) is not int or not int(counted) <= count <= 1 << 40:
+    whole = type(size) is int and type(count) is int
+    if not whole or not 0 < size <= 1 << 40 or not int(counted) <= count <= 1 << 40:
         raise RemoteViolation(f"file {name!r:.80}: impossible size {size!r:.20} or count {count!r:.20}")
     return DataFile(name=name, content=ContentId(bytes.fromhex(content)), size_bytes=size, count=count)
 
@@ -172,7 +173,8 @@ def verify_files(manifest: DataManifest, paths: Sequence[Path]) -> None:
             raise StorageError(f"cannot read data file {path}: {error.strerror}") from error
         if found != item.content:
             what = f"content {found.hex()}" if found else f"{size} bytes"
-            raise RemoteViolation(f"{item.name}: found {what}, the manifest says {item.content.hex()}, {item.size_bytes} bytes")
+            wanted = f"{item.content.hex()}, {item.size_bytes} bytes"
+            raise RemoteViolation(f"{item.name}: found {what}, the manifest says {wanted}")
 
 
 class Dataset:
@@ -218,14 +220,8 @@ class Dataset:
         return int(self._order[position - block])
 
     def _order_of(self, start: int) -> numpy.ndarray:
-        positions = numpy.arange(start, start + ORDER_BLOCK)
-        order = numpy.empty(ORDER_BLOCK, dtype=numpy.int64)
-        for epoch in range(start // self.count, (start + ORDER_BLOCK - 1) // self.count + 1):
-            here = positions // self.count == epoch
-            order[here] = random.permutation(
-                self._seed, epoch=epoch, positions=positions[here] % self.count, count=self.count
-            )
-        return order
+        epochs, positions = numpy.divmod(numpy.arange(start, start + ORDER_BLOCK), self.count)
+        return random.permutation(self._seed, epoch=epochs, positions=positions, count=self.count)
 
     def _open_tokens(self, manifest: DataManifest, paths: Sequence[Path]) -> None:
         if set(self._batch) != {"x", "y"} or self._batch["x"] != self._batch["y"]:
@@ -235,7 +231,7 @@ class Dataset:
             raise RemoteViolation(f"a data set of tokens gives int64 [batch, context], the program wants {spec}")
         dtype = numpy.dtype(TOKEN_DTYPES[manifest.dtype])
         if any(item.size_bytes % dtype.itemsize for item in manifest.files):
-            raise RemoteViolation(f"a file of {manifest.dtype} tokens has a size that is no multiple of {dtype.itemsize}")
+            raise RemoteViolation(f"a file of {manifest.dtype} tokens is no multiple of {dtype.itemsize} bytes long")
         parts = [numpy.frombuffer(_mapped(path), dtype=dtype) for path in paths]
         self._tokens = parts[0] if len(parts) == 1 else numpy.concatenate(parts)
         self._context = spec.shape[1]
@@ -247,7 +243,8 @@ class Dataset:
         for name, spec in self._batch.items():
             if name not in manifest.fields or TensorSpec(spec.dtype, spec.shape[1:]) != manifest.fields[name]:
                 given = manifest.fields.get(name, "nothing")
-                raise RemoteViolation(f"batch tensor {name!r} wants examples of {spec.dtype}{list(spec.shape[1:])}, got {given}")
+                one = TensorSpec(spec.dtype, spec.shape[1:])
+                raise RemoteViolation(f"batch tensor {name!r} wants examples of {one}, got {given}")
         parts: dict[str, list[torch.Tensor]] = {name: [] for name in manifest.fields}
         for item, path in zip(manifest.files, paths, strict=True):
             wanted = {name: TensorSpec(s.dtype, (item.count, *s.shape)) for name, s in manifest.fields.items()}

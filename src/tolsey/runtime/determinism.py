@@ -87,10 +87,16 @@ def _libraries() -> dict[str, str]:
     found = {}
     for line in torch.__config__.show().splitlines():
         text = line.strip().removeprefix("- ")
-        for name, start in (("mkl", "Intel(R) oneAPI Math Kernel"), ("onednn", "Intel(R) MKL-DNN"), ("openmp", "OpenMP")):
+        for name, start in _LIBRARY_LINES.items():
             if text.startswith(start):
                 found[name] = text[:160]
     return found
+
+
+_LIBRARY_LINES: Final = {
+    "mkl": "Intel(R) oneAPI Math Kernel", "onednn": "Intel(R) MKL-DNN", "openmp": "OpenMP",
+}
+"""How lines of torch.__config__.show() begin."""
 
 
 def _cpu() -> dict[str, Any]:

@@ -218,14 +218,16 @@ def _check_roles(program: Program) -> None:
     given = {name for role, name, _ in program.grad.outputs if role == "grad"}
     wanted = {name for role, name in program.update.inputs if role == "grad"}
     if wanted - given:
-        raise RemoteViolation(f"phase update reads gradients that phase grad does not give: {sorted(wanted - given)[:3]}")
+        missing = sorted(wanted - given)[:3]
+        raise RemoteViolation(f"phase update reads gradients that phase grad does not give: {missing}")
     if [item[:2] for item in program.grad.outputs].count(("loss", "")) != 1:
         raise RemoteViolation("phase grad must give one loss")
 
 
 def _phase(kind: str, raw: Any) -> Phase:
     fields = _object(raw, f"phase {kind}", {"inputs", "nodes", "outputs"})
-    inputs = tuple(_role(item, 2, INPUT_ROLES[kind], kind) for item in _list(fields["inputs"], "inputs", MAX_TENSORS * 4))
+    declared = _list(fields["inputs"], "inputs", MAX_TENSORS * 4)
+    inputs = tuple(_role(item, 2, INPUT_ROLES[kind], kind) for item in declared)
     nodes, defined = [], len(inputs)
     for index, item in enumerate(_list(fields["nodes"], "nodes", MAX_NODES)):
         node = _node(item, f"phase {kind}, node {index}", defined)
@@ -329,13 +331,16 @@ def _count(raw: Any, where: str, low: int, high: int) -> int:
 
 def describe(program: Program) -> str:
     """A listing for people: every tensor, every node with its shapes, floats as decimals beside their bits."""
-    lines = [f"program {program.content_id.hex()}", f"micro-batches {program.micro_batches}, data {dict(program.data)}"]
+    lines = [f"program {program.content_id.hex()}"]
+    lines += [f"micro-batches {program.micro_batches}, data {dict(program.data)}"]
     lines += [f"rates {dict(program.rates)}", "", "state"]
-    lines += [f"  {name}: {item.spec} {item.role}, init {item.recipe!s:.80}" for name, item in sorted(program.state.items())]
+    for name, item in sorted(program.state.items()):
+        lines.append(f"  {name}: {item.spec} {item.role}, init {item.recipe!s:.80}")
     lines += ["", "batch"] + [f"  {name}: {spec}" for name, spec in sorted(program.batch.items())]
     for kind, phase in (("grad", program.grad), ("update", program.update)):
         lines += ["", f"phase {kind}: {len(phase.nodes)} nodes"]
-        lines += [f"  %{i} = {role} {name}: {program.input_spec(role, name)}" for i, (role, name) in enumerate(phase.inputs)]
+        for place, (role, name) in enumerate(phase.inputs):
+            lines.append(f"  %{place} = {role} {name}: {program.input_spec(role, name)}")
         value = len(phase.inputs)
         for node in phase.nodes:
             names = ", ".join(f"%{value + i}" for i in range(len(node.outs)))

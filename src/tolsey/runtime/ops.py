@@ -15,6 +15,8 @@ differs between writers; `describe` prints both.
 `python -m tolsey.runtime.ops` prints docs/ops.md. Next in the flow: graph.py (programs), executor.py (runs them).
 """
 
+# ruff: noqa: E501  # the table below has one operation a line
+
 from __future__ import annotations
 
 import math

@@ -148,7 +148,9 @@ class _Kind:
 _KINDS: Final = {
     "adamw": _Kind(
         moments=("adamw1", "adamw2"), scalar_names=("decay", "step_size", "correction"),
-        limits={"weight_decay": ("0", "1e3"), "beta1": ("0", "0.999999"), "beta2": ("0", "0.99999999"), "eps": ("0", "1")},
+        limits={
+            "weight_decay": ("0", "1e3"), "beta1": ("0", "0.999999"), "beta2": ("0", "0.99999999"), "eps": ("0", "1"),
+        },
         scalars=adamw_scalars, update=_adamw_update,
     ),
     "sgd": _Kind(

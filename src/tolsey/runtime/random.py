@@ -77,18 +77,21 @@ def keep_mask(
     return (drawn >> 8 < threshold).to(dtype).reshape(shape)
 
 
-def permutation(seed: int, *, epoch: int, positions: numpy.ndarray, count: int) -> numpy.ndarray:
-    """Where each position of an epoch points: int64 -> int64, equal to `philox.permute` of each."""
+def permutation(
+    seed: int, *, epoch: int | numpy.ndarray, positions: numpy.ndarray, count: int
+) -> numpy.ndarray:
+    """Where each position of an epoch (one for all, or one each) points: int64, equal to `philox.permute` of each."""
     half = numpy.uint64(philox.half_bits(count))
     mask = (numpy.uint64(1) << half) - numpy.uint64(1)
     values = positions.astype(numpy.uint64)
+    streams = numpy.broadcast_to(epoch, values.shape).astype(numpy.uint64) & _MASK32
     todo = numpy.arange(len(values))
     while len(todo):
         left, right = values[todo] >> half, values[todo] & mask
         out = numpy.empty((len(todo), 4), dtype=numpy.uint64)
         for round_ in range(philox.FEISTEL_ROUNDS):
             high = numpy.full_like(right, round_)
-            philox_numpy(right.copy(), high, epoch & philox.MASK32, philox.DOMAIN_ORDER, seed, out)
+            philox_numpy(right.copy(), high, streams[todo], philox.DOMAIN_ORDER, seed, out)
             left, right = right, left ^ (out[:, 0] & mask)
         values[todo] = (left << half) | right
         todo = todo[values[todo] >= count]
@@ -107,7 +110,7 @@ def normal_quantile(p: torch.Tensor) -> torch.Tensor:
 
 
 def philox_numpy(
-    c0: numpy.ndarray, c1: numpy.ndarray, stream: int, domain: int, seed: int, out: numpy.ndarray
+    c0: numpy.ndarray, c1: numpy.ndarray, stream: int | numpy.ndarray, domain: int, seed: int, out: numpy.ndarray
 ) -> None:
     """Ten rounds over counters (c0, c1, stream, domain), uint64 [n] each below 2^32, into `out` [n, 4].
 

@@ -131,7 +131,8 @@ def segment_bounds(index: int, *, steps: int, steps_per_segment: int) -> tuple[i
 
 
 def run_segment(
-    trainer: Trainer, state: TrainingState, *, index: int, last_step: int, profile: str, input_root: StateRoot | None = None
+    trainer: Trainer, state: TrainingState, *, index: int, last_step: int, profile: str,
+    input_root: StateRoot | None = None,
 ) -> Iterator[StepResult | tuple[Segment, TrainingState]]:
     """Yields each step's result, and at the end the segment with both roots and the state after it.
 

@@ -101,7 +101,8 @@ def encode_header(tensors: Mapping[str, TensorSpec], metadata: Mapping[str, str]
     for name in sorted(tensors, key=str.encode):
         stop = start + tensors[name].size_bytes
         header[name] = {
-            "dtype": _FILE_DTYPES[tensors[name].dtype], "shape": list(tensors[name].shape), "data_offsets": [start, stop],
+            "dtype": _FILE_DTYPES[tensors[name].dtype], "shape": list(tensors[name].shape),
+            "data_offsets": [start, stop],
         }
         start = stop
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
@@ -141,7 +142,9 @@ def write_atomically(path: Path, parts: list[bytes | memoryview]) -> int:
             os.close(folder)
     except OSError as error:
         neighbour.unlink(missing_ok=True)
-        raise StorageError(f"cannot write {path}: {error.strerror}", fix="free some space or choose another folder") from error
+        raise StorageError(
+            f"cannot write {path}: {error.strerror}", fix="free some space or choose another folder"
+        ) from error
     return size
 
 
@@ -187,7 +190,8 @@ def check_header(
     """First and last byte of each tensor in the data part, all rules checked."""
     if set(header) != set(expected):
         odd = sorted(set(header) ^ set(expected))[:3]
-        raise RemoteViolation(f"file holds {len(header)} tensors, expected are {len(expected)}; first differing: {odd!r:.200}")
+        counts = f"{len(header)} tensors, expected are {len(expected)}"
+        raise RemoteViolation(f"file holds {counts}; first differing: {odd!r:.200}")
     ranges = {}
     for name, entry in header.items():
         spec = expected[name]
@@ -195,13 +199,15 @@ def check_header(
             raise RemoteViolation(f"header of {name!r:.80} has not exactly dtype, shape and data_offsets")
         dtype = entry["dtype"] if isinstance(entry["dtype"], str) else ""
         shape, offsets = entry["shape"], entry["data_offsets"]
-        if _DTYPE_OF_FILE.get(dtype) != spec.dtype or shape != list(spec.shape) or any(type(s) is not int for s in shape):
+        same = _DTYPE_OF_FILE.get(dtype) == spec.dtype and shape == list(spec.shape)
+        if not same or any(type(size) is not int for size in shape):
             raise RemoteViolation(f"{name!r:.80} is {dtype:.10}{shape!r:.60}, the program declares {spec}")
         if not isinstance(offsets, list) or len(offsets) != 2 or any(type(item) is not int for item in offsets):
             raise RemoteViolation(f"{name!r:.80} has no readable range")
         first, last = offsets
         if not 0 <= first <= last <= data_bytes or last - first != spec.size_bytes:
-            raise RemoteViolation(f"{name!r:.80} claims bytes {first} to {last} of {data_bytes}, it needs {spec.size_bytes}")
+            claim = f"bytes {first} to {last} of {data_bytes}"
+            raise RemoteViolation(f"{name!r:.80} claims {claim}, it needs {spec.size_bytes}")
         ranges[name] = (first, last)
     end = 0
     for first, last in sorted(ranges.values()):

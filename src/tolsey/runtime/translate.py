@@ -416,7 +416,7 @@ def _addcmul(self: Translator, call: fx.Node, args: list[Any], kwargs: dict[str,
 
 
 def _safe_softmax(self: Translator, call: fx.Node, args: list[Any], kwargs: dict[str, Any]) -> Value:
-    """Plain softmax under a causal mask: safety is for rows that are masked whole, and each of those keeps its diagonal."""
+    """Plain softmax under a causal mask: safety is for rows masked whole, and there each row keeps its diagonal."""
     masked = self.maker(args[0].id, "add")
     mask = self.maker(masked.args[1], "where") if masked else None
     lower = self.maker(mask.args[0], "tril") if mask else None
