@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 
 import pytest
 import trio
@@ -11,6 +12,7 @@ import trio
 from tolsey.errors import ConfigError, NetworkError, PeerUnreachable, RemoteViolation
 from tolsey.network import host as host_module
 from tolsey.network import scores
+from tolsey.network.discovery import open_discovery
 from tolsey.network.host import Identity, Limits, ProtocolUnsupported, open_host, verify_peer_signature
 from tolsey.network.identity import is_peer_id
 from tolsey.testing import hostile_peers as hostile
@@ -231,6 +233,25 @@ async def test_bootstrap_peer_is_dialled_again(nodes, eventually):
         await eventually(lambda: a.peers() == [b.peer_id])
         await a.disconnect(b.peer_id)
         await eventually(lambda: a.peers() == [b.peer_id])
+
+
+async def test_bootstrap_peer_not_up_yet_is_one_line_then_reached(nodes, eventually, caplog):
+    caplog.set_level(logging.DEBUG, "tolsey.network")
+    late = Identity.generate()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        listen = f"/ip4/127.0.0.1/tcp/{probe.getsockname()[1]}"
+    full = f"{listen}/p2p/{late.peer_id}"
+
+    def records(level):
+        return [r.getMessage() for r in caplog.records if r.levelno == level and "bootstrap" in r.getMessage()]
+
+    async with open_host(Identity.generate(), bootstrap=[full]) as early, open_discovery(early, [full]):
+        await eventually(lambda: len(records(logging.DEBUG)) >= 2)  # tried and failed more than once
+        async with open_host(late, listen):
+            await eventually(lambda: early.peers() == [late.peer_id])
+    assert records(logging.INFO) == [f"bootstrap peer {full} is not reachable yet; trying again"]
+    assert not [r for r in caplog.records if r.levelno >= logging.INFO and "no address" in r.getMessage()]
 
 
 async def test_connection_fault_is_one_record(nodes, caplog):

@@ -209,7 +209,11 @@ async def test_call_peer_that_cannot_be_reached_is_not_blamed(nodes, monkeypatch
     quick = Rpc(protocol="/tolsey/slow/1", max_request_bytes=10, max_reply_bytes=10, deadline_s=0.2)
     async with nodes(1) as (a,):
         silent = Identity.generate().peer_id
-        monkeypatch.setattr(a.basic, "new_stream", lambda *_: trio.sleep_forever())
+
+        async def never(*_):
+            await trio.sleep_forever()
+
+        monkeypatch.setattr(a.basic, "new_stream", never)
         with pytest.raises(PeerTimeout):
             await quick.call(a, silent, b"?")
         assert a.scores.score(silent) == 0

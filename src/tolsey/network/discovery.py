@@ -181,6 +181,7 @@ async def _join(host: Host, discovery: Discovery, addr: str) -> None:
     try:
         await host.connect(addr)
     except NetworkError as error:
-        _log.info("cannot join through %s: %s", addr, error)
+        # The host keeps trying and says so; whoever is connected later is offered to the table by `refresh`.
+        _log.debug("cannot join through %s: %s", addr, error)
         return
     await discovery.add_peer(peer_id, [addr])

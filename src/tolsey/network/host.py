@@ -334,7 +334,7 @@ async def open_host(
 
 
 async def _stay_connected(host: Host, addr: str) -> None:
-    peer_id, pause_s = peer_id_of(addr), 0.5
+    peer_id, pause_s, told = peer_id_of(addr), 0.5, False
     if peer_id == host.peer_id:
         return
     while True:
@@ -343,7 +343,10 @@ async def _stay_connected(host: Host, addr: str) -> None:
                 await host.connect(addr)
                 pause_s = 0.5
             except NetworkError as error:
-                _log.info("bootstrap peer %s: %s", addr, error)
+                if not told:
+                    _log.info("bootstrap peer %s is not reachable yet; trying again", addr)
+                    told = True
+                _log.debug("bootstrap peer %s: %s", addr, error)
                 pause_s = min(60.0, pause_s * 2)
         await trio.sleep(max(pause_s, 2.0) if peer_id in host.peers() else pause_s)
 
