@@ -137,7 +137,7 @@ contract DisputesTest is Market {
         IJobMarket.Offer memory offer = standardOffer();
         drawn(offer);
         address verifier = market.drawnVerifiers(offer)[0];
-        leave(verifier);
+        depart(verifier);
         vm.expectPartialRevert(Registry_Leaving.selector);
         vm.prank(verifier);
         market.sealVerdict(offer, "seal");
@@ -146,7 +146,7 @@ contract DisputesTest is Market {
     function test_sealVerdict_newcomerInEmptiedPlace_reverts() public {
         IJobMarket.Offer memory offer = standardOffer();
         offer.verifierCount = 5;
-        for (uint256 i = 0; i < VERIFIERS; ++i) leave(verifiers[i]);
+        for (uint256 i = 0; i < VERIFIERS; ++i) depart(verifiers[i]);
         later(params.unbondingS - 1);
         offer.expiresAt = uint40(block.timestamp + 1 days);
         drawn(offer);
@@ -242,7 +242,7 @@ contract DisputesTest is Market {
 
     function test_penalizeSilence_leavingAtDraw_reverts() public {
         IJobMarket.Offer memory offer = standardOffer();
-        for (uint256 i = 0; i < VERIFIERS; ++i) leave(verifiers[i]);
+        for (uint256 i = 0; i < VERIFIERS; ++i) depart(verifiers[i]);
         later(1);
         drawn(offer);
         address verifier = market.drawnVerifiers(offer)[0];
@@ -256,7 +256,7 @@ contract DisputesTest is Market {
         drawn(offer);
         address verifier = market.drawnVerifiers(offer)[0];
         later(2 * offer.verdictWindowS + 1);
-        leave(verifier);
+        depart(verifier);
         market.penalizeSilence(offer, verifier);
         same(locked(verifier), params.verifierBond - 2 * offer.verdictFee, "verifier's locked");
     }
@@ -298,7 +298,8 @@ contract DisputesTest is Market {
 
     function test_penalizeFalseSalt_wrongSalt_losesTheBond() public {
         (IJobMarket.Offer memory offer, address verifier) = revealedWithSalt(42);
-        leave(verifier);
+        depart(verifier);
+        vm.prank(mallory);
         market.penalizeFalseSalt(offer, 0, verifier);
         same(locked(verifier), 0, "verifier's locked");
         booksBalance();
@@ -311,7 +312,7 @@ contract DisputesTest is Market {
         sealAs(offer, verifier, 1, 0);
         later(offer.verdictWindowS + 1);
         revealAs(offer, verifier, 1, 0);
-        leave(verifier);
+        depart(verifier);
         vm.expectPartialRevert(JobMarket_NoFault.selector);
         market.penalizeFalseSalt(offer, 0, verifier);
     }
@@ -324,13 +325,13 @@ contract DisputesTest is Market {
 
     function test_penalizeFalseSalt_laterRegistration_reverts() public {
         (IJobMarket.Offer memory offer, address verifier) = revealedWithSalt(42);
-        leave(verifier);
+        depart(verifier);
         later(params.unbondingS);
         vm.prank(verifier);
         market.withdrawVerifierBond(CLASS);
         enlist(verifier);
         later(1);
-        leave(verifier);
+        depart(verifier);
         vm.expectPartialRevert(JobMarket_NoFault.selector);
         market.penalizeFalseSalt(offer, 0, verifier);
     }
@@ -701,7 +702,7 @@ contract DisputesTest is Market {
     }
 
     function test_drawPanel_nobodyMaySit_closesWithoutRuling() public {
-        for (uint256 i = 0; i < VERIFIERS; ++i) leave(verifiers[i]);
+        for (uint256 i = 0; i < VERIFIERS; ++i) depart(verifiers[i]);
         later(1);
         IJobMarket.Offer memory offer = standardOffer();
         (bytes32 id, bytes32 disputeId) = challenged(offer, 2, "mine");
@@ -713,7 +714,7 @@ contract DisputesTest is Market {
     }
 
     function test_drawPanel_twoMaySit_seatsOne() public {
-        for (uint256 i = 0; i < 3; ++i) leave(verifiers[i]);
+        for (uint256 i = 0; i < 3; ++i) depart(verifiers[i]);
         later(1);
         IJobMarket.Offer memory offer = standardOffer();
         (, bytes32 disputeId) = challenged(offer, 2, "mine");
@@ -789,7 +790,7 @@ contract DisputesTest is Market {
 
     // --- worlds ---
 
-    function leave(address verifier) private {
+    function depart(address verifier) private {
         vm.prank(verifier);
         market.requestVerifierExit(CLASS, secretOf(verifier));
     }
