@@ -20,7 +20,7 @@ from typing import Protocol
 
 import trio
 
-from tolsey.errors import NetworkError, RemoteViolation, SpecInvalid, StorageError
+from tolsey.errors import ConfigError, NetworkError, RemoteViolation, SpecInvalid, StorageError
 from tolsey.node.config import WorkerConfig, dollars
 from tolsey.node.records import OfferRecord, Records
 from tolsey.protocol.encoding import address_word, keccak256
@@ -254,7 +254,7 @@ class Bidder:
                 return _no(why)
             # 6. Signed, written down, told: in this order, because what was told binds.
             return await self._promise(request, request_hash, standing, peer_id)
-        except (SpecInvalid, RemoteViolation, NetworkError, StorageError) as error:
+        except (ConfigError, RemoteViolation, NetworkError, StorageError) as error:
             return _no(error.message)
         finally:
             self._one_at_a_time.release()

@@ -219,6 +219,44 @@ def status(network: str = NETWORK, home: Path | None = HOME, json_output: bool =
         )
 
 
+@app.command()
+def deposit(
+    amount: str = typer.Argument(help="Test dollars from the worker's account into the market."),
+    network: str = NETWORK,
+    home: Path | None = HOME,
+    passphrase_file: Path | None = PASSPHRASE_FILE,
+) -> None:
+    """Put money at the worker's disposal for bonds."""
+    from tolsey.node.money import deposit_now  # noqa: PLC0415  # loads web3
+
+    path = network_path(network)
+    typer.echo(deposit_now(path, home_of(path, home), passphrase_file, parse_dollars("AMOUNT", amount)))
+
+
+@app.command()
+def withdraw(
+    amount: str = typer.Argument(help="Test dollars out of the market."),
+    to: str | None = typer.Option(None, "--to", help="Account to send them to; else the worker's own."),
+    network: str = NETWORK,
+    home: Path | None = HOME,
+    passphrase_file: Path | None = PASSPHRASE_FILE,
+) -> None:
+    """Take earnings out of the market."""
+    from tolsey.node.money import withdraw_now  # noqa: PLC0415
+
+    path = network_path(network)
+    typer.echo(withdraw_now(path, home_of(path, home), passphrase_file, parse_dollars("AMOUNT", amount), to))
+
+
+@app.command()
+def leave(network: str = NETWORK, home: Path | None = HOME, passphrase_file: Path | None = PASSPHRASE_FILE) -> None:
+    """Leave the market: ask for the registration bond, or take it once its time has passed."""
+    from tolsey.node.money import leave_now  # noqa: PLC0415
+
+    path = network_path(network)
+    typer.echo(leave_now(path, home_of(path, home), passphrase_file))
+
+
 def network_path(network: str) -> Path:
     """The network file for a path or the name of a market on this machine.
 

@@ -28,20 +28,20 @@ FAUCET_UNITS = 10_000 * DOLLAR_UNITS
 _log = logging.getLogger(__name__)
 
 
-async def enrol(chain: Chain, wallet: Wallet, identity: Identity, registry: Registry, config: WorkerConfig) -> None:
-    """Leaves the wallet's account funded, registered with its bond and tied to this peer id.
+async def enrol(chain: Chain, wallet: Wallet, identity: Identity, registry: Registry, config: WorkerConfig) -> bool:
+    """Leaves the wallet's account funded, registered with its bond and tied to this peer id; whether it may offer.
+
+    A worker that has asked to leave may not, but it must run to end the jobs it has.
 
     Raises:
         InsufficientFunds: money is missing and no faucet may give it; says how much and where to.
-        ConfigError: the registration is leaving, or names another peer.
+        ConfigError: the registration names another peer.
     """
     account, gateway, peer_id = wallet.account, chain.gateway, PeerId(identity.peer_id)
     registration = await chain.run(gateway.worker, account)
     if registration is not None and registration.leaving_since:
-        raise ConfigError(
-            f"worker {account} has asked to leave the market at {registration.leaving_since}",
-            fix="start with a new --home, which makes a new account",
-        )
+        _log.warning("%s has asked to leave the market: running jobs are ended, no new ones taken", account)
+        return False
     params = await chain.run(gateway.params)
     registration_bond = params.worker_bond if registration is None else 0
     await _fund(chain, account, config, registration_bond + params.min_job_bond)
@@ -55,6 +55,7 @@ async def enrol(chain: Chain, wallet: Wallet, identity: Identity, registry: Regi
             f"worker {account} is registered as peer {known}, the keys of this home give {peer_id}",
             fix="restore secrets.json of the time of registration, or start with a new --home",
         )
+    return True
 
 
 async def _fund(chain: Chain, account: Account, config: WorkerConfig, due: int) -> None:

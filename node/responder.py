@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-from tolsey.errors import ChainError, RemoteViolation, StorageError
+from tolsey.errors import ChainError, ConfigError, RemoteViolation, StorageError, VerificationError
 from tolsey.network.host import Host
 from tolsey.network.rpc import Rpc, RpcRefused, serve
 from tolsey.network.transfer import ContentStore, serve_content
@@ -35,6 +35,7 @@ from tolsey.protocol.wire import (
     WindowRequest,
     encode_step_roots,
 )
+from tolsey.runtime.child_client import TrainingProcessDied
 
 MAX_LOSSES = 4096
 """Points of a loss curve in one reply; thinned evenly above (wire.Progress)."""
@@ -160,12 +161,12 @@ def thinned(points: list[tuple[int, str]], most: int) -> list[tuple[int, str]]:
 
 
 def guarded(handler: Handler) -> Handler:
-    """Says `unavailable` where chain or disk fail us: no peer's fault, and no reason to stop the worker."""
+    """Says `unavailable` where chain, disk or a child fail us: no peer's fault, and no reason to stop the worker."""
 
     async def answer(peer_id: str, raw: bytes) -> bytes:
         try:
             return await handler(peer_id, raw)
-        except (ChainError, StorageError) as error:
+        except (ChainError, StorageError, VerificationError, ConfigError, TrainingProcessDied) as error:
             raise RpcRefused("unavailable", error.message) from error
 
     return answer

@@ -112,7 +112,7 @@ async def run(
         await chain.sender.recover()
         registry = Registry(chain, records)
         account = keys.wallet.account
-        await enrol(chain, keys.wallet, identity, registry, config)
+        may_offer = await enrol(chain, keys.wallet, identity, registry, config)
         executor = parts.executor(config, blobs, records)
         machine = await executor.measure()
 
@@ -152,7 +152,7 @@ async def run(
             await nursery.start(jobs.run)
             await nursery.start(chain.serve)
             await nursery.start(publisher.run)
-            bidder.closed_because = None
+            bidder.closed_because = None if may_offer else "is leaving the market"
             host.stay_connected(config.bootstrap or network.bootstrap)
             ready = Ready(account=account, peer_id=peer_id, addrs=addrs, machine=machine)
             nursery.start_soon(tell, config.home, _facts(ready), partial(_live, host, shop, book), records)

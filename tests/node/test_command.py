@@ -83,13 +83,14 @@ class Cli:
     def __init__(self, folder: Path) -> None:
         self.home = folder / "worker"
         self.where = ["--network", str(folder / "network.toml"), "--home", str(self.home)]
+        self.start = [*TOLSEY, "start"]
         self.environment = os.environ | {"TOLSEY_PASSPHRASE": "open sesame"}
 
     @contextmanager
     def started(self, *flags: str) -> Iterator[tuple[subprocess.Popen[bytes], dict[str, Any]]]:
         """A running worker and its ready line; killed at the end if it still runs."""
         process = subprocess.Popen(
-            [*TOLSEY, "start", *self.where, "--json", *flags],
+            [*self.start, *self.where, "--json", *flags],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=self.environment,
@@ -143,6 +144,46 @@ def test_start_status_stop_and_start_again(tmp_path: Path) -> None:
         with cli.started() as (process, again):
             assert (again["account"], again["peer_id"]) == (ready["account"], ready["peer_id"])
             process.send_signal(signal.SIGINT)
+            assert process.wait(END_S) == 0
+
+
+@pytest.mark.slow
+def test_money_goes_out_and_in_and_the_bond_comes_back(tmp_path: Path) -> None:
+    with MarketWorld.open(tmp_path, block_time_s=0.5) as world:
+        world.network.save(tmp_path / "network.toml")
+        cli = Cli(tmp_path)
+        assert "no keys yet" in cli.run("withdraw", "1").stderr
+        with cli.started() as (process, ready):
+            process.terminate()
+            assert process.wait(END_S) == 0
+        account = ready["account"]
+        free, _ = world.gateway.account(account)
+        assert cli.run("withdraw", dollars(free + 1)).returncode == 3
+        assert "sent to" in cli.run("withdraw", dollars(free), "--to", world.account("dora").lower()).stdout
+        assert world.gateway.token_balance(world.account("dora")) == free
+        assert "has a wrong letter" in cli.run(
+            "withdraw", "0", "--to", account[:-1] + account[-1].swapcase()
+        ).stderr or (account[-1].isdigit())
+        assert cli.run("deposit", "1").returncode == 3
+
+        assert "is leaving" in cli.run("leave").stdout
+        registration = world.gateway.worker(account)
+        assert registration is not None
+        world.pass_until(registration.leaving_since + world.gateway.params().unbonding_s)
+        assert "is free in the market" in cli.run("leave").stdout
+        assert world.gateway.account(account) == (registration.bond, 0)
+
+
+@pytest.mark.slow
+def test_dishonest_worker_starts_by_its_own_entry_only(tmp_path: Path) -> None:
+    with MarketWorld.open(tmp_path, block_time_s=0.5) as world:
+        world.network.save(tmp_path / "network.toml")
+        cli = Cli(tmp_path)
+        assert "No such option" in cli.run("start", "--mode", "skip-steps").stderr
+        cli.start = [sys.executable, "-m", "tolsey.testing.dishonest_worker", "--mode", "skip-steps"]
+        with cli.started() as (process, ready):
+            assert ready["event"] == "ready"
+            process.terminate()
             assert process.wait(END_S) == 0
 
 
