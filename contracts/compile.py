@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if parser.parse_args(argv).check:
         stale = differences()
         for name in stale:
-            print(f"stale: contracts/artifacts/{name}.json differs from a rebuild; run python -m tolsey.contracts.compile")
+            print(f"stale: artifacts/{name}.json differs from a rebuild; run python -m tolsey.contracts.compile")
         return 1 if stale else 0
     ARTIFACTS.mkdir(exist_ok=True)
     for name, built in compile_all().items():
