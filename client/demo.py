@@ -46,12 +46,12 @@ from tolsey.runtime.child_client import class_of
 HONEST, CHEAT = "worker-1", "worker-3"
 EXAMPLE = Path(__file__).parent / "examples" / "byte_gpt.py"
 VERDICT_S, PANEL_S = 14, 12
-"""On two idle cores three verifiers start torch and replay two segments each in 7 s; a panel of one in 5 s."""
-IDLE_CHILD_S = 3.0
-"""What starting one training process takes on an idle machine of 2023; all clocks are stretched in proportion."""
+"""On two idle cores two verifiers start torch, replay a segment, and replay it again where it differs, in 10 s."""
+IDLE_CHILDREN_S = 3.0
+"""What two training processes started at once take on an idle machine of 2023 (2.7 s were measured)."""
 MAX_STRETCH = 8.0
-STEPS, FAST_STEPS = 120, 60
-STEPS_PER_SEGMENT = 10
+STEPS, FAST_STEPS = 100, 60
+STEPS_PER_SEGMENT = 20
 JOB_FILE = """\
 [job]
 file = "{file}"        # an ordinary PyTorch model and `job = Job(...)`
@@ -61,8 +61,8 @@ segments_per_window = {segments}
 
 [market]
 max_cost = "5.00"
-verifiers = 3
-samples = 2
+verifiers = 2
+samples = 1
 """
 SLASHED_CODE = 11
 
@@ -257,8 +257,10 @@ async def _act_three(market: Market, teller: Teller, promises: Promises, jobs: l
 async def _measure() -> float:
     """How many times slower than an idle machine this one is now: a busy one gets longer clocks, not a failed demo."""
     began = time.monotonic()
-    await class_of()
-    stretch = min(MAX_STRETCH, max(1.0, (time.monotonic() - began) / IDLE_CHILD_S))
+    async with trio.open_nursery() as nursery:
+        for _ in range(2):
+            nursery.start_soon(class_of)
+    stretch = min(MAX_STRETCH, max(1.0, (time.monotonic() - began) / IDLE_CHILDREN_S))
     if stretch > 1.5:
         render.out.print(f"this machine is busy or slow: all clocks are {stretch:.1f} times longer")
     return stretch

@@ -167,7 +167,11 @@ class Following:
 
 async def in_thread(work: Callable[[*Ts], T], *args: *Ts) -> T:
     """Runs a blocking question to the chain in a thread; a cancelled one is left to end by itself."""
-    return await trio.to_thread.run_sync(partial(work, *args), limiter=_RPC_THREADS, abandon_on_cancel=True)
+    return await trio.to_thread.run_sync(
+        partial(work, *args),
+        limiter=_RPC_THREADS,
+        abandon_on_cancel=True,  # type: ignore[call-arg]  # trio-typing's stubs are older than trio 0.23
+    )
 
 
 def pause_of(clocks: Offer | Clocks) -> float:

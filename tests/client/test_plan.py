@@ -1,0 +1,152 @@
+"""The plan: who is chosen, why others are not, and what the screen says."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from tolsey.client import plan, present, render, views
+from tolsey.client.money import Money
+from tolsey.errors import ConfigError, NoOffer
+from tolsey.protocol.content import ContentId
+from tolsey.protocol.job import JobSpec
+from tolsey.protocol.offer import LOCAL_CLOCKS, Offer
+from tolsey.protocol.units import Account, ClassId, Seconds, SpecHash, StateRoot, TokenUnits
+
+CLIENT = Account("0x" + "c1" * 20)
+ROOT, SEAL = StateRoot(b"r" * 32), b"s" * 32
+SPEC = JobSpec(
+    name="tiny", program=ContentId(b"p" * 32), dataset=ContentId(b"d" * 32), initial_tensors=None, profile="pinned",
+    class_id=ClassId(b"k" * 32), seed=1, steps=100, steps_per_segment=10, segments_per_window=5, batch_size=2,
+    micro_batches=1, memory_bytes=1, work_flops=10**12,
+)  # fmt: skip
+TERMS = plan.Terms(max_cost=None, verifier_count=3, sample_count=2, verdict_fee=TokenUnits(50_000), clocks=LOCAL_CLOCKS)
+
+
+def candidate(
+    number: int, price: int, *, terms: plan.Terms = TERMS, eta_s: float = 5.0, **changed: object
+) -> plan.Candidate:
+    worker = Account("0x" + f"{number:02x}" * 20)
+    offer = Offer(
+        spec_hash=SpecHash(SPEC.spec_hash), class_id=SPEC.class_id, initial_root=ROOT, client_seal=SEAL, client=CLIENT,
+        worker=worker, price=TokenUnits(price), bond=TokenUnits(10 * price), forfeit=TokenUnits(price // 4),
+        verdict_fee=terms.verdict_fee, segment_count=10, segments_per_window=5, verifier_count=3, sample_count=2,
+        commit_window_s=terms.clocks.commit_window_s, reveal_window_s=terms.clocks.reveal_window_s,
+        verdict_window_s=terms.clocks.verdict_window_s, challenge_window_s=terms.clocks.challenge_window_s,
+        nonce=number, expires_at=2_000,
+    )  # fmt: skip
+    return plan.Candidate(
+        account=worker, peer_id=f"peer{number}", class_name="cpu", class_id=SPEC.class_id, eta_s=eta_s,
+        offer=dataclasses.replace(offer, **changed), signature=b"x" * 65,
+    )  # fmt: skip
+
+
+def examined(found: plan.Candidate, terms: plan.Terms = TERMS) -> plan.Candidate:
+    return plan.examine(found, spec=SPEC, terms=terms, client=CLIENT, client_seal=SEAL, initial_root=ROOT, now_ts=1_000)
+
+
+def made(*found: plan.Candidate, pool_size: int = 3, terms: plan.Terms = TERMS) -> plan.Plan:
+    return plan.make_plan([examined(c, terms) for c in found], spec=SPEC, terms=terms, pool_size=pool_size)
+
+
+def test_plan_cheapest_fitting_offer_is_chosen() -> None:
+    found = made(candidate(1, 900_000), candidate(2, 500_000), candidate(3, 700_000))
+    assert found.chosen.account == candidate(2, 1).account
+    assert [c.offer.price for c in found.candidates if c.offer] == [500_000, 700_000, 900_000]
+
+
+def test_plan_equal_price_takes_the_quicker() -> None:
+    found = made(candidate(1, 500_000, eta_s=9.0), candidate(2, 500_000, eta_s=3.0))
+    assert found.chosen.account == candidate(2, 1).account
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"client_seal": b"z" * 32}, "client seal is"),
+        ({"verifier_count": 1}, "changed verifiers to 1, asked was 3"),
+        ({"sample_count": 1}, "changed samples to 1"),
+        ({"verdict_fee": TokenUnits(1)}, "changed verdict fee to 1"),
+        ({"commit_window_s": Seconds(9_999)}, "changed clocks"),
+        ({"expires_at": 900}, "expired 100 s ago"),
+        ({"forfeit": TokenUnits(400_000)}, "forfeit of 400000 units, more than one window's price"),
+        ({"worker": CLIENT}, "offers in the name of"),
+        ({"initial_root": StateRoot(b"q" * 32)}, "initial root is"),
+    ],
+)
+def test_examine_offer_with_other_terms_is_dropped(changed: dict[str, object], words: str) -> None:
+    assert words in examined(candidate(1, 500_000, **changed)).dropped
+
+
+def test_plan_escrow_above_the_cap_is_dropped_and_the_way_out_is_told() -> None:
+    capped = dataclasses.replace(TERMS, max_cost=TokenUnits(600_000))
+    with pytest.raises(NoOffer) as caught:
+        made(candidate(1, 500_000), terms=capped)
+    assert "needs an escrow of 800000 units, your cap is 600000" in caught.value.message
+    assert "--max-cost" in (caught.value.fix or "")
+    assert list(caught.value.dropped) == [candidate(1, 1).account]
+
+
+def test_plan_nobody_there_says_so() -> None:
+    with pytest.raises(NoOffer, match="nobody's listing was heard"):
+        made()
+
+
+def test_odds_count_no_more_verifiers_than_there_are() -> None:
+    few, many = made(candidate(1, 1_000), pool_size=1), made(candidate(1, 1_000), pool_size=9)
+    assert few.odds == plan.odds(5, 1, 2)
+    assert many.odds == plan.odds(5, 3, 2)
+    # 1 of 5 segments faked, 3 verifiers with 2 samples each: missed with (3/5)^3.
+    assert many.odds[0].caught == pytest.approx(1 - 0.6**3)
+
+
+def test_plan_screen_says_money_odds_and_reasons() -> None:
+    busy = dataclasses.replace(candidate(9, 1), offer=None, dropped="is busy with 1 of 1 jobs")
+    text = drawn(render.plan(present.plan(made(candidate(1, 500_000), busy)), Money()))
+    for words in (
+        "0.80 USD = price 0.50 USD + verdict fees 0.30 USD", "is busy with 1 of 1 jobs", "bond 5.00 USD", "chosen",
+        "3 of 3 verifiers replay 2 of 5 segments", "10% → 78.4%", "challenge 45 s",
+    ):  # fmt: skip
+        assert words in text, words
+
+
+def test_plan_screen_warns_where_nobody_checks() -> None:
+    text = drawn(render.plan(present.plan(made(candidate(1, 500_000), pool_size=0)), Money()))
+    assert "no verifier is registered in this class" in text
+
+
+def test_plan_json_has_the_documented_keys() -> None:
+    value = json.loads(views.dumps(present.plan(made(candidate(1, 500_000)))))
+    assert set(value) == {field.name for field in dataclasses.fields(views.PlanView)}
+    assert value["escrow"] == 800_000 and value["clocks"]["verdict_window_s"] == 20
+    assert set(value["candidates"][0]) == {field.name for field in dataclasses.fields(views.CandidateView)}
+
+
+def drawn(what: object) -> str:
+    console = Console(file=io.StringIO(), width=160, highlight=False)
+    console.print(what)
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("units", "text"), [(0, "0.00 USD"), (1_250_000, "1.25 USD"), (1, "0.000001 USD"), (-5_000_000, "-5.00 USD")]
+)
+def test_money_text_is_exact(units: int, text: str) -> None:
+    assert Money().text(units) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "units"), [("1.25", 1_250_000), ("0.000001", 1), ("12", 12_000_000), ("1.2500000", 1_250_000)]
+)
+def test_money_parse_is_exact(text: str, units: int) -> None:
+    assert Money().parse(text) == units
+
+
+@pytest.mark.parametrize("text", ["", "-1", "1e3", "1,5", "0.0000001", "nan"])
+def test_money_parse_refuses_what_is_no_amount(text: str) -> None:
+    with pytest.raises(ConfigError):
+        Money().parse(text)
