@@ -49,6 +49,7 @@ from tolsey.node.responder import Responder
 from tolsey.node.shop import Machine, Shop
 from tolsey.node.worker import Tools, Worker
 from tolsey.protocol.units import Account, PeerId
+from tolsey.runtime.child_client import kept_warm
 from tolsey.storage.blobs import BlobStore
 from tolsey.storage.engine import Database
 
@@ -123,6 +124,7 @@ async def run(
         shop = Shop(config, chain, clock, records, machine, account=account, peer_id=peer_id, addrs=addrs)
         gossip = await stack.enter_async_context(open_gossip(host))
         discovery = await stack.enter_async_context(open_discovery(host))
+        await stack.enter_async_context(kept_warm())
         executor.fetcher = Fetcher(host, discovery, blobs)
         book = Book(chain.gateway.domain, is_registered=registry.is_registered, now_ts=lambda: clock.wall_ts)
         publisher = Publisher(gossip, book, keys.wallet, chain.gateway.domain, shop.listing)

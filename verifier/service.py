@@ -34,6 +34,7 @@ from tolsey.network.gossip import open_gossip
 from tolsey.network.host import open_host
 from tolsey.network.identity import Identity
 from tolsey.protocol.units import Account, ClassId, PeerId
+from tolsey.runtime.child_client import kept_warm
 from tolsey.storage.blobs import BlobStore
 from tolsey.storage.engine import Database
 from tolsey.verifier.bench import ChildBench
@@ -126,6 +127,8 @@ async def run(
         book = Book(network.domain, peer_of=lambda who: post.watcher.peers.get(who), now_ts=clock.wall_ts)
         gossip = await stack.enter_async_context(open_gossip(host))
         discovery = await stack.enter_async_context(open_discovery(host))
+        if isinstance(bench, ChildBench):
+            await stack.enter_async_context(kept_warm())
         serve_all(host, blobs, traces, book)
         peers = NetworkPeers(host, discovery, blobs, max_content_bytes=config.max_content_bytes)
         fetcher = Fetcher(peers, blobs, network.domain, sources=post.sources, keep=traces.keep)

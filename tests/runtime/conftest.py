@@ -51,8 +51,14 @@ class TinyCNN(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.features = nn.Sequential(
-            nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.MaxPool2d(2),
-            nn.Conv2d(4, 8, 3, padding=1, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
+            nn.Conv2d(1, 4, 3, padding=1),
+            nn.BatchNorm2d(4),
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(2),
+            nn.Conv2d(4, 8, 3, padding=1, stride=2),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1),
         )
         self.classes = nn.Linear(8, 3)
 
@@ -63,9 +69,17 @@ class TinyCNN(nn.Module):
 def gpt_job(**changes: Any) -> Job:
     dropout = changes.pop("dropout", 0.0)
     settings: dict[str, Any] = {
-        "name": "tiny-gpt", "model": lambda: TinyGPT(dropout), "data": changes.pop("data", None) or tokens(TEXT),
-        "batch_size": 4, "steps": 6, "steps_per_segment": 2, "lr": "1e-2", "clip_norm": "1.0", "seed": 7,
-        "optimiser": author.adamw(weight_decay="0.1"), "schedule": author.cosine(warmup_steps=2),
+        "name": "tiny-gpt",
+        "model": lambda: TinyGPT(dropout),
+        "data": changes.pop("data", None) or tokens(TEXT),
+        "batch_size": 4,
+        "steps": 6,
+        "steps_per_segment": 2,
+        "lr": "1e-2",
+        "clip_norm": "1.0",
+        "seed": 7,
+        "optimiser": author.adamw(weight_decay="0.1"),
+        "schedule": author.cosine(warmup_steps=2),
     }
     return Job(**settings | changes)
 
@@ -73,8 +87,14 @@ def gpt_job(**changes: Any) -> Job:
 def cnn_job(**changes: Any) -> Job:
     images = (torch.arange(40 * 64) * 7919 % 17).to(torch.uint8).reshape(40, 1, 8, 8)
     settings: dict[str, Any] = {
-        "name": "tiny-cnn", "model": TinyCNN, "data": author.arrays(x=images, y=torch.arange(40) % 3), "batch_size": 8,
-        "steps": 6, "steps_per_segment": 3, "lr": "0.01", "seed": 9,
+        "name": "tiny-cnn",
+        "model": TinyCNN,
+        "data": author.arrays(x=images, y=torch.arange(40) % 3),
+        "batch_size": 8,
+        "steps": 6,
+        "steps_per_segment": 3,
+        "lr": "0.01",
+        "seed": 9,
         "optimiser": author.sgd(momentum="0.9", weight_decay="1e-3", nesterov=True),
     }
     return Job(**settings | changes)

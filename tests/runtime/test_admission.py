@@ -22,13 +22,20 @@ def minimal() -> dict[str, Any]:
     """The smallest honest program: one weight, loss = mean(w * x), plain descent."""
     vector: list[Any] = ["float32", [4]]
     return {
-        "format": "tolsey/program/1", "ops": 1, "data": {"kind": "examples"}, "micro_batches": 1,
+        "format": "tolsey/program/1",
+        "ops": 1,
+        "data": {"kind": "examples"},
+        "micro_batches": 1,
         "state": {"param.w": {"spec": vector, "role": "param", "init": [["full", float_hex(1.0)]]}},
         "batch": {"x": vector},
         "rates": {
             "optimiser": {"kind": "sgd", "options": {"momentum": "0", "weight_decay": "0", "nesterov": False}},
             "schedule": {
-                "kind": "constant", "peak_lr": "0.1", "warmup_steps": 0, "total_steps": 10, "final_ratio": "0",
+                "kind": "constant",
+                "peak_lr": "0.1",
+                "warmup_steps": 0,
+                "total_steps": 10,
+                "final_ratio": "0",
             },
         },
         "phases": {
@@ -44,7 +51,8 @@ def minimal() -> dict[str, Any]:
             "update": {
                 "inputs": [["state", "param.w"], ["grad", "w"], ["scalar", "lr"]],
                 "nodes": [
-                    {"op": "mul", "args": [1, 2], "out": [vector]}, {"op": "sub", "args": [0, 3], "out": [vector]},
+                    {"op": "mul", "args": [1, 2], "out": [vector]},
+                    {"op": "sub", "args": [0, 3], "out": [vector]},
                 ],
                 "outputs": [["state", "param.w", 4]],
             },
@@ -66,6 +74,7 @@ def append(op: str, args: list[Any], *outs: list[Any]) -> Edit:
 
 def put(*path: Any, value: Any) -> Edit:
     """Sets program[path[0]][path[1]]… = value."""
+
     def edit(program: Any) -> None:
         for key in path[:-1]:
             program = program[key]
@@ -83,54 +92,57 @@ NODE = ("phases", "grad", "nodes", 0)
 HUGE = [1 << 24, 1 << 20]
 
 
-@pytest.mark.parametrize(("edit", "message"), [
-    (put("format", value="tolsey/program/2"), "format"),
-    (put("ops", value=2), "operations"),
-    (put("extra", value=1), "exactly"),
-    (put("state", value={}), "at least one state tensor"),
-    (put("micro_batches", value=0), "micro_batches"),
-    (put("micro_batches", value=True), "micro_batches"),
-    (put("rates", "optimiser", "kind", value="lion"), "lion"),
-    (put("rates", "schedule", "peak_lr", value="1e-999999999"), "smaller"),
-    (put("rates", "schedule", "code", value="x"), "rates"),
-    (put("state", "param.w", "init", value=[["full", "zz"]]), "recipe"),
-    (put("state", "param.w", "init", value=[["mul", float_hex(1.0)]]), "recipe"),
-    (put("state", "param.w", "init", value=[["full", float_hex(1.0)]] * 2), "recipe"),
-    (put("state", "param.w", "init", value=[["literal", "00"]]), "recipe"),
-    (put("state", "param.w", "spec", value=["float32", [-4]]), "impossible"),
-    (put("state", "param.w", "spec", value=["float32", [1 << 40, 1 << 40]]), "impossible"),
-    (put("state", "param.w", "spec", value=["object", [4]]), "dtype"),
-    (put("state", "param.w", "role", value="root"), "role"),
-    (put("batch", "x", value=["float32", []]), "batch size"),
-    (put(*NODE, "op", value="os.system"), "unknown operation 'os.system'"),
-    (put(*NODE, "op", value="__import__"), "unknown operation"),
-    (put(*NODE, "op", value=["mul"]), "unknown operation"),
-    (put(*NODE, "args", value=[0, 2]), "reads value 2, only 2 are defined"),  # itself: a cycle
-    (put(*NODE, "args", value=[0, 3]), "reads value 3"),  # a later node: a longer cycle
-    (put(*NODE, "args", value=[0, 10**9]), "reads value 1000000000"),
-    (put(*NODE, "args", value=[0, -1]), "argument other is -1"),
-    (put(*NODE, "args", value=[0]), "takes 2 arguments"),
-    (put(*NODE, "out", value=[["float32", [5]]]), "gives float32[4], the program declares float32[5]"),
-    (put(*NODE, "out", value=[["float64", [4]]]), "declares float64[4]"),
-    (put(*NODE, "out", value=[]), "gives 1 values"),
-    (put("phases", "grad", "outputs", value=[["loss", "", 2], ["grad", "w", 4]]), "loss '' is float32[4]"),
-    (put("phases", "grad", "outputs", value=[["loss", "", 3]]), "does not give: ['w']"),
-    (put("phases", "grad", "outputs", value=[["grad", "w", 4]]), "must give one loss"),
-    (put("phases", "grad", "outputs", value=[["loss", "", 3], ["grad", "w", 99]]), "value 99 of 5"),
-    (put("phases", "grad", "outputs", value=[["loss", "", 3], ["grad", "w", 4], ["grad", "w", 4]]), "twice"),
-    (put("phases", "grad", "outputs", value=[["loss", "", 3], ["grad", "w", 3]]), "must be float32[4]"),
-    (put("phases", "grad", "outputs", 1, value=["state", "param.q", 4]), "does not declare"),
-    (put("phases", "grad", "inputs", 1, value=["file", "/etc/passwd"]), "role 'file'"),
-    (put("phases", "grad", "inputs", 1, value=["sum", "w"]), "one micro-batch"),
-    (put("phases", "update", "inputs", 2, value=["scalar", "decay"]), "sgd has none such"),
-    (append("full", ["float32", HUGE, 0], ["float32", HUGE]), "allowed are"),
-    (append("full", ["float32", [1 << 30] * 8, 0], ["float32", [4]]), "impossible"),
-    (append("expand", [0, [1 << 10, 1 << 10, 4]], ["float32", [1 << 10, 1 << 10, 4]]), "allowed are"),
-    (append("mm", [0, 1], ["float32", [4]]), "mm) is impossible"),
-    (append("reshape", [0, [-5, 3]], ["float32", [4]]), "impossible"),
-    (append("literal", ["float32", [4], "00"], ["float32", [4]]), "do not fill"),
-    (append("keep_mask", [0, [4], 0, 1 << 25, "float32"], ["float32", [4]]), "threshold"),
-])
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (put("format", value="tolsey/program/2"), "format"),
+        (put("ops", value=2), "operations"),
+        (put("extra", value=1), "exactly"),
+        (put("state", value={}), "at least one state tensor"),
+        (put("micro_batches", value=0), "micro_batches"),
+        (put("micro_batches", value=True), "micro_batches"),
+        (put("rates", "optimiser", "kind", value="lion"), "lion"),
+        (put("rates", "schedule", "peak_lr", value="1e-999999999"), "smaller"),
+        (put("rates", "schedule", "code", value="x"), "rates"),
+        (put("state", "param.w", "init", value=[["full", "zz"]]), "recipe"),
+        (put("state", "param.w", "init", value=[["mul", float_hex(1.0)]]), "recipe"),
+        (put("state", "param.w", "init", value=[["full", float_hex(1.0)]] * 2), "recipe"),
+        (put("state", "param.w", "init", value=[["literal", "00"]]), "recipe"),
+        (put("state", "param.w", "spec", value=["float32", [-4]]), "impossible"),
+        (put("state", "param.w", "spec", value=["float32", [1 << 40, 1 << 40]]), "impossible"),
+        (put("state", "param.w", "spec", value=["object", [4]]), "dtype"),
+        (put("state", "param.w", "role", value="root"), "role"),
+        (put("batch", "x", value=["float32", []]), "batch size"),
+        (put(*NODE, "op", value="os.system"), "unknown operation 'os.system'"),
+        (put(*NODE, "op", value="__import__"), "unknown operation"),
+        (put(*NODE, "op", value=["mul"]), "unknown operation"),
+        (put(*NODE, "args", value=[0, 2]), "reads value 2, only 2 are defined"),  # itself: a cycle
+        (put(*NODE, "args", value=[0, 3]), "reads value 3"),  # a later node: a longer cycle
+        (put(*NODE, "args", value=[0, 10**9]), "reads value 1000000000"),
+        (put(*NODE, "args", value=[0, -1]), "argument other is -1"),
+        (put(*NODE, "args", value=[0]), "takes 2 arguments"),
+        (put(*NODE, "out", value=[["float32", [5]]]), "gives float32[4], the program declares float32[5]"),
+        (put(*NODE, "out", value=[["float64", [4]]]), "declares float64[4]"),
+        (put(*NODE, "out", value=[]), "gives 1 values"),
+        (put("phases", "grad", "outputs", value=[["loss", "", 2], ["grad", "w", 4]]), "loss '' is float32[4]"),
+        (put("phases", "grad", "outputs", value=[["loss", "", 3]]), "does not give: ['w']"),
+        (put("phases", "grad", "outputs", value=[["grad", "w", 4]]), "must give one loss"),
+        (put("phases", "grad", "outputs", value=[["loss", "", 3], ["grad", "w", 99]]), "value 99 of 5"),
+        (put("phases", "grad", "outputs", value=[["loss", "", 3], ["grad", "w", 4], ["grad", "w", 4]]), "twice"),
+        (put("phases", "grad", "outputs", value=[["loss", "", 3], ["grad", "w", 3]]), "must be float32[4]"),
+        (put("phases", "grad", "outputs", 1, value=["state", "param.q", 4]), "does not declare"),
+        (put("phases", "grad", "inputs", 1, value=["file", "/etc/passwd"]), "role 'file'"),
+        (put("phases", "grad", "inputs", 1, value=["sum", "w"]), "one micro-batch"),
+        (put("phases", "update", "inputs", 2, value=["scalar", "decay"]), "sgd has none such"),
+        (append("full", ["float32", HUGE, 0], ["float32", HUGE]), "allowed are"),
+        (append("full", ["float32", [1 << 30] * 8, 0], ["float32", [4]]), "impossible"),
+        (append("expand", [0, [1 << 10, 1 << 10, 4]], ["float32", [1 << 10, 1 << 10, 4]]), "allowed are"),
+        (append("mm", [0, 1], ["float32", [4]]), "mm) is impossible"),
+        (append("reshape", [0, [-5, 3]], ["float32", [4]]), "impossible"),
+        (append("literal", ["float32", [4], "00"], ["float32", [4]]), "do not fill"),
+        (append("keep_mask", [0, [4], 0, 1 << 25, "float32"], ["float32", [4]]), "threshold"),
+    ],
+)
 def test_admit_hostile_program_refused(edit: Edit, message: str) -> None:
     program = minimal()
     edit(program)
@@ -149,10 +161,21 @@ def test_admit_many_small_values_alive_together_refused() -> None:
     assert admit(program, memory_bytes=5 << 20).peak_bytes > 4 << 20
 
 
-@pytest.mark.parametrize("raw", [
-    b"", b"null", b"[]", b"{", b'{"format":1.5}', b"[" * 100_000 + b"]" * 100_000, b'{"a":1,"a":2}', b"\xff\xfe",
-    b'{"format": "tolsey/program/1"}', b"1" * 5000,
-])
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"null",
+        b"[]",
+        b"{",
+        b'{"format":1.5}',
+        b"[" * 100_000 + b"]" * 100_000,
+        b'{"a":1,"a":2}',
+        b"\xff\xfe",
+        b'{"format": "tolsey/program/1"}',
+        b"1" * 5000,
+    ],
+)
 def test_decode_bytes_that_are_no_program_refused(raw: bytes) -> None:
     with pytest.raises(RemoteViolation):
         graph.decode(raw)
@@ -202,46 +225,75 @@ def call(op: str, args: list[Any], *outs: list[Any]) -> dict[str, Any]:
 LOGITS, TARGETS = ["float32", [8, 3]], ["int64", [8]]
 UNSAFE = {
     "max_pool2d_backward with invented places": unsafe(
-        [POOLED, IMAGE, PLACES], call("max_pool2d_backward", [5, 6, *WINDOW, 7], IMAGE)),
+        [POOLED, IMAGE, PLACES], call("max_pool2d_backward", [5, 6, *WINDOW, 7], IMAGE)
+    ),
     "max_pool2d_backward with another input": unsafe(
-        [POOLED, IMAGE, IMAGE], call("max_pool2d", [6, *WINDOW], POOLED, PLACES),
-        call("max_pool2d_backward", [5, 7, *WINDOW, 9], IMAGE)),
+        [POOLED, IMAGE, IMAGE],
+        call("max_pool2d", [6, *WINDOW], POOLED, PLACES),
+        call("max_pool2d_backward", [5, 7, *WINDOW, 9], IMAGE),
+    ),
     "nll_loss_backward without its loss": unsafe(
-        [SCALAR, LOGITS, TARGETS, SCALAR], call("nll_loss_backward", [5, 6, 7, None, 1, -100, 8], LOGITS)),
+        [SCALAR, LOGITS, TARGETS, SCALAR], call("nll_loss_backward", [5, 6, 7, None, 1, -100, 8], LOGITS)
+    ),
     "nll_loss_backward with other targets": unsafe(
-        [SCALAR, LOGITS, TARGETS, ["int64", [8]]], call("cast", [7, "int64"], TARGETS),
+        [SCALAR, LOGITS, TARGETS, ["int64", [8]]],
+        call("cast", [7, "int64"], TARGETS),
         call("nll_loss", [6, 7, None, 1, -100], SCALAR, SCALAR),
-        call("nll_loss_backward", [5, 6, 9, None, 1, -100, 11], LOGITS)),
+        call("nll_loss_backward", [5, 6, 9, None, 1, -100, 11], LOGITS),
+    ),
     "layer_norm_backward with short statistics": unsafe(
         [IMAGE, ["float32", [1]]],
-        call("layer_norm_backward", [5, 5, [6], 6, 6, None, None, ALL], IMAGE, ["float32", [6]], ["float32", [6]])),
+        call("layer_norm_backward", [5, 5, [6], 6, 6, None, None, ALL], IMAGE, ["float32", [6]], ["float32", [6]]),
+    ),
     "group_norm with zero groups": unsafe(
-        [IMAGE], call("group_norm", [5, None, None, 2, 4, 36, 0, float_hex(0.1)], IMAGE, ["float32", [2, 0]],
-                      ["float32", [2, 0]])),
+        [IMAGE],
+        call(
+            "group_norm", [5, None, None, 2, 4, 36, 0, float_hex(0.1)], IMAGE, ["float32", [2, 0]], ["float32", [2, 0]]
+        ),
+    ),
     "group_norm_backward with short statistics": unsafe(
         [IMAGE, ["float32", [1, 1]]],
-        call("group_norm_backward", [5, 5, 6, 6, None, 2, 4, 36, 2, ALL], IMAGE, CHANNELS, CHANNELS)),
+        call("group_norm_backward", [5, 5, 6, 6, None, 2, 4, 36, 2, ALL], IMAGE, CHANNELS, CHANNELS),
+    ),
     "batch_norm with short running mean": unsafe(
         [IMAGE, CHANNELS, ["float32", [1]]],
-        call("batch_norm", [5, 6, 6, 7, 6, True, float_hex(0.1), float_hex(0.1)], IMAGE, CHANNELS, CHANNELS, CHANNELS,
-             CHANNELS)),
+        call(
+            "batch_norm",
+            [5, 6, 6, 7, 6, True, float_hex(0.1), float_hex(0.1)],
+            IMAGE,
+            CHANNELS,
+            CHANNELS,
+            CHANNELS,
+            CHANNELS,
+        ),
+    ),
     "batch_norm_backward with short statistics": unsafe(
         [IMAGE, CHANNELS, ["float32", [1]]],
-        call("batch_norm_backward", [5, 5, 6, None, None, 7, 7, True, float_hex(0.1), ALL], IMAGE, CHANNELS, CHANNELS)),
+        call("batch_norm_backward", [5, 5, 6, None, None, 7, 7, True, float_hex(0.1), ALL], IMAGE, CHANNELS, CHANNELS),
+    ),
     "convolution_backward with a larger gradient": unsafe(
         [["float32", [2, 8, 9, 9]], IMAGE, ["float32", [8, 4, 3, 3]]],
-        call("convolution_backward", [5, 6, 7, [8], *CONVOLUTION, ALL], IMAGE, ["float32", [8, 4, 3, 3]],
-             ["float32", [8]])),
+        call(
+            "convolution_backward",
+            [5, 6, 7, [8], *CONVOLUTION, ALL],
+            IMAGE,
+            ["float32", [8, 4, 3, 3]],
+            ["float32", [8]],
+        ),
+    ),
     "avg_pool2d_backward with a larger gradient": unsafe(
         [["float32", [2, 4, 5, 5]], IMAGE],
-        call("avg_pool2d_backward", [5, 6, [2, 2], [2, 2], [0, 0], False, True, None], IMAGE)),
+        call("avg_pool2d_backward", [5, 6, [2, 2], [2, 2], [0, 0], False, True, None], IMAGE),
+    ),
     "adaptive_avg_pool2d_backward with other channels": unsafe(
-        [["float32", [2, 9, 2, 2]], IMAGE], call("adaptive_avg_pool2d_backward", [5, 6], IMAGE)),
+        [["float32", [2, 9, 2, 2]], IMAGE], call("adaptive_avg_pool2d_backward", [5, 6], IMAGE)
+    ),
     "embedding_backward with fewer rows": unsafe(
-        [["float32", [2, 4]], ["int64", [3]]], call("embedding_backward", [5, 6, 7, -1, False], ["float32", [7, 4]])),
+        [["float32", [2, 4]], ["int64", [3]]], call("embedding_backward", [5, 6, 7, -1, False], ["float32", [7, 4]])
+    ),
     "softmax_backward with another shape": unsafe(
-        [["float32", [2, 4]], ["float32", [2, 1]]],
-        call("softmax_backward", [5, 6, 1, "float32"], ["float32", [2, 4]])),
+        [["float32", [2, 4]], ["float32", [2, 1]]], call("softmax_backward", [5, 6, 1, "float32"], ["float32", [2, 4]])
+    ),
 }
 
 

@@ -67,9 +67,13 @@ def test_digits_example_learns_to_read(run: Run) -> None:
     assert losses[0] > 2 and sum(losses[-10:]) / 10 < 0.5
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    ("x = 1\n", "defines NoneType"), ("job = 3\n", "defines int"),
-])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x = 1\n", "defines NoneType"),
+        ("job = 3\n", "defines int"),
+    ],
+)
 def test_load_file_without_job_refused(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "f.py").write_text(text)
     with pytest.raises(ConfigError, match=message):
@@ -81,10 +85,17 @@ def test_load_missing_file_refused(tmp_path: Path) -> None:
         author.load(tmp_path / "none.py")
 
 
-@pytest.mark.parametrize("change", [
-    {"steps": 0}, {"batch_size": 2.5}, {"micro_batches": True}, {"seed": -1}, {"seed": 1 << 64},
-    {"steps_per_segment": 7},
-])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"steps": 0},
+        {"batch_size": 2.5},
+        {"micro_batches": True},
+        {"seed": -1},
+        {"seed": 1 << 64},
+        {"steps_per_segment": 7},
+    ],
+)
 def test_job_impossible_number_refused(make_gpt_job: Callable[..., Job], change: dict[str, Any]) -> None:
     with pytest.raises(SpecInvalid):
         make_gpt_job(**change)
@@ -106,10 +117,19 @@ def test_text_file_missing_or_short_refused(tmp_path: Path) -> None:
 
 def test_step_flops_counts_products_forward_and_backward(run: Run) -> None:
     data = author.arrays(x=torch.zeros(8, 6), y=torch.zeros(8, 5))
-    runner = run(Job(
-        name="f", model=lambda: nn.Linear(6, 5), data=data, loss="mse", batch_size=4, steps=3, steps_per_segment=3,
-        lr="1", micro_batches=2,
-    ))
+    runner = run(
+        Job(
+            name="f",
+            model=lambda: nn.Linear(6, 5),
+            data=data,
+            loss="mse",
+            batch_size=4,
+            steps=3,
+            steps_per_segment=3,
+            lr="1",
+            micro_batches=2,
+        )
+    )
     one_product = 2 * 4 * 6 * 5
     assert cost.step_flops(runner.program) == 2 * 2 * one_product  # two micro-batches; forward and weight gradient
     assert runner.built.work_flops == 3 * 4 * one_product

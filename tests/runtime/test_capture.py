@@ -34,8 +34,11 @@ def eager(runner: Any, steps: int, loss_of: Callable[..., torch.Tensor] | None =
         )
     else:
         optimiser = torch.optim.SGD(
-            trainable, lr=1.0, momentum=float(options["momentum"]),
-            weight_decay=float(options["weight_decay"]), nesterov=options["nesterov"],
+            trainable,
+            lr=1.0,
+            momentum=float(options["momentum"]),
+            weight_decay=float(options["weight_decay"]),
+            nesterov=options["nesterov"],
         )
     schedule = runner.trainer._schedule
     losses = []
@@ -134,20 +137,38 @@ def test_capture_own_loss_frozen_part_and_constant_equals_eager(run: Run) -> Non
     data = author.arrays(
         x=torch.randn(30, 4, generator=generator), y=torch.randn(30, generator=generator), weight=torch.ones(30)
     )
-    runner = run(Job(
-        name="own", model=Frozen, data=data, loss=loss, batch_size=10, steps=5, steps_per_segment=5, lr="0.05",
-        optimiser=author.sgd(),
-    ))
+    runner = run(
+        Job(
+            name="own",
+            model=Frozen,
+            data=data,
+            loss=loss,
+            batch_size=10,
+            steps=5,
+            steps_per_segment=5,
+            lr="0.05",
+            optimiser=author.sgd(),
+        )
+    )
     assert_equal_training(runner, loss_of=loss)
     assert torch.equal(runner.after(5).tensors["buffer.fixed.weight"], runner.first().tensors["buffer.fixed.weight"])
 
 
 def test_capture_named_mse_equals_eager(run: Run) -> None:
     x = torch.linspace(-1, 1, 40).reshape(20, 2)
-    runner = run(Job(
-        name="mse", model=lambda: nn.Linear(2, 1), data=author.arrays(x=x, y=x.sum(1, keepdim=True)), loss="mse",
-        batch_size=5, steps=5, steps_per_segment=5, lr="0.1", optimiser=author.sgd(momentum="0.5"),
-    ))
+    runner = run(
+        Job(
+            name="mse",
+            model=lambda: nn.Linear(2, 1),
+            data=author.arrays(x=x, y=x.sum(1, keepdim=True)),
+            loss="mse",
+            batch_size=5,
+            steps=5,
+            steps_per_segment=5,
+            lr="0.1",
+            optimiser=author.sgd(momentum="0.5"),
+        )
+    )
     assert_equal_training(runner, loss_of=lambda model, batch: functional.mse_loss(model(batch["x"]), batch["y"]))
 
 
@@ -209,11 +230,14 @@ def linear_job(model: Callable[[], nn.Module]) -> Job:
     return Job(name="bad", model=model, data=data, loss="mse", batch_size=2, steps=1, steps_per_segment=1, lr="1")
 
 
-@pytest.mark.parametrize(("model", "op", "source"), [
-    (lambda: Fourier(3, 1), "fft_r2c", "torch.fft.rfft(x)"),
-    (lambda: Branching(4, 1), "DataDependent", "x.sum().item() > 0"),
-    (lambda: OwnRandom(4, 1), "randn_like", "torch.randn_like(x)"),
-])
+@pytest.mark.parametrize(
+    ("model", "op", "source"),
+    [
+        (lambda: Fourier(3, 1), "fft_r2c", "torch.fft.rfft(x)"),
+        (lambda: Branching(4, 1), "DataDependent", "x.sum().item() > 0"),
+        (lambda: OwnRandom(4, 1), "randn_like", "torch.randn_like(x)"),
+    ],
+)
 def test_capture_unsupported_names_operation_and_line(
     run: Run, model: Callable[[], nn.Module], op: str, source: str
 ) -> None:
@@ -246,18 +270,21 @@ def recipe(make: Callable[[], torch.Tensor]) -> initial.Recipe | None:
     return recipe_of(tensor)
 
 
-@pytest.mark.parametrize(("make", "mean", "spread"), [
-    (lambda: nn.init.normal_(torch.empty(200, 200), 1.0, 0.5), 1.0, 0.5),
-    (lambda: nn.init.uniform_(torch.empty(200, 200), -1, 3), 1.0, 4 / 12**0.5),
-    (lambda: nn.init.trunc_normal_(torch.empty(200, 200), 2.0, 0.5, a=1.0, b=3.0), 2.0, 0.5 * 0.8796),
-    (lambda: nn.init.kaiming_uniform_(torch.empty(200, 200), nonlinearity="relu"), 0.0, (2 / 200) ** 0.5),
-    (lambda: nn.init.xavier_normal_(torch.empty(200, 200)), 0.0, (2 / 400) ** 0.5),
-    (lambda: torch.randn(200, 200) * 0.02, 0.0, 0.02),
-    (lambda: nn.init.constant_(torch.empty(5), 3.5), 3.5, 0.0),
-    (lambda: torch.ones(5), 1.0, 0.0),
-    (lambda: torch.full((5,), 2.5) / 2 - 1, 0.25, 0.0),
-    (lambda: nn.Parameter(torch.zeros(5)).data.fill_(4.0), 4.0, 0.0),
-])
+@pytest.mark.parametrize(
+    ("make", "mean", "spread"),
+    [
+        (lambda: nn.init.normal_(torch.empty(200, 200), 1.0, 0.5), 1.0, 0.5),
+        (lambda: nn.init.uniform_(torch.empty(200, 200), -1, 3), 1.0, 4 / 12**0.5),
+        (lambda: nn.init.trunc_normal_(torch.empty(200, 200), 2.0, 0.5, a=1.0, b=3.0), 2.0, 0.5 * 0.8796),
+        (lambda: nn.init.kaiming_uniform_(torch.empty(200, 200), nonlinearity="relu"), 0.0, (2 / 200) ** 0.5),
+        (lambda: nn.init.xavier_normal_(torch.empty(200, 200)), 0.0, (2 / 400) ** 0.5),
+        (lambda: torch.randn(200, 200) * 0.02, 0.0, 0.02),
+        (lambda: nn.init.constant_(torch.empty(5), 3.5), 3.5, 0.0),
+        (lambda: torch.ones(5), 1.0, 0.0),
+        (lambda: torch.full((5,), 2.5) / 2 - 1, 0.25, 0.0),
+        (lambda: nn.Parameter(torch.zeros(5)).data.fill_(4.0), 4.0, 0.0),
+    ],
+)
 def test_recipe_gives_the_distribution_that_torch_draws(
     make: Callable[[], torch.Tensor], mean: float, spread: float
 ) -> None:
@@ -281,9 +308,16 @@ def partly_written() -> torch.Tensor:
     return tensor
 
 
-@pytest.mark.parametrize("make", [
-    partly_written, lambda: nn.init.orthogonal_(torch.empty(4, 4)), lambda: torch.eye(4),
-    lambda: torch.randn(4) * torch.randn(4), lambda: torch.randn(4).cumsum(0), lambda: torch.randn(8)[:4],
-])
+@pytest.mark.parametrize(
+    "make",
+    [
+        partly_written,
+        lambda: nn.init.orthogonal_(torch.empty(4, 4)),
+        lambda: torch.eye(4),
+        lambda: torch.randn(4) * torch.randn(4),
+        lambda: torch.randn(4).cumsum(0),
+        lambda: torch.randn(8)[:4],
+    ],
+)
 def test_recipe_of_anything_else_is_unknown(make: Callable[[], torch.Tensor]) -> None:
     assert recipe(make) is None

@@ -19,7 +19,17 @@ from tolsey.protocol.checkpoint import StateRoot
 from tolsey.protocol.job import JobSpec
 from tolsey.protocol.units import ClassId
 from tolsey.runtime import child, child_client, determinism, state
-from tolsey.runtime.child_client import Event, InitDone, JobFiles, Ready, RunRequest, SegmentDone, StepDone, StepRoot
+from tolsey.runtime.child_client import (
+    ClassRequest,
+    Event,
+    InitDone,
+    JobFiles,
+    Ready,
+    RunRequest,
+    SegmentDone,
+    StepDone,
+    StepRoot,
+)
 from tolsey.runtime.environment import ENVIRONMENT, child_environment, wrong_variables
 
 MEMORY = 1 << 30
@@ -58,16 +68,24 @@ def class_id() -> ClassId:
 def world(tmp_path: Path, cnn: Any, class_id: ClassId) -> World:
     built, job = cnn.built, cnn.job
     spec = JobSpec(
-        name=job.name, program=built.program_id, dataset=built.dataset_id, initial_tensors=None, profile="pinned",
-        class_id=class_id, seed=job.seed, steps=job.steps, steps_per_segment=job.steps_per_segment,
-        segments_per_window=1, batch_size=job.batch_size, micro_batches=1, memory_bytes=built.memory_bytes,
+        name=job.name,
+        program=built.program_id,
+        dataset=built.dataset_id,
+        initial_tensors=None,
+        profile="pinned",
+        class_id=class_id,
+        seed=job.seed,
+        steps=job.steps,
+        steps_per_segment=job.steps_per_segment,
+        segments_per_window=1,
+        batch_size=job.batch_size,
+        micro_batches=1,
+        memory_bytes=built.memory_bytes,
         work_flops=built.work_flops,
     )
     path = tmp_path / "spec.json"
     path.write_bytes(spec.encode())
-    files = JobFiles(
-        spec=path, program=built.program_path, dataset=built.dataset_path, data_files=built.data_paths
-    )
+    files = JobFiles(spec=path, program=built.program_path, dataset=built.dataset_path, data_files=built.data_paths)
     return World(cnn, tmp_path, spec, files)
 
 
@@ -89,9 +107,9 @@ async def test_child_run_gives_steps_roots_and_segments_that_another_process_rep
     assert state.root_of(saved, "pinned") == roots[5] and segments[1].size_bytes == segments[1].path.stat().st_size
     again = world.folder / "again"
     again.mkdir()
-    replayed = await follow(world.request(
-        first_segment=1, last_segment=1, checkpoint=segments[0].path, input_root=roots[2], out_dir=again
-    ))
+    replayed = await follow(
+        world.request(first_segment=1, last_segment=1, checkpoint=segments[0].path, input_root=roots[2], out_dir=again)
+    )
     assert replayed[-1].segment == segments[1].segment  # type: ignore[union-attr]  # a SegmentDone
     assert (again / "segment-000001.safetensors").read_bytes() == segments[1].path.read_bytes()
 
@@ -104,16 +122,19 @@ async def test_child_init_writes_the_root_that_the_author_saw(world: World) -> N
     assert state.root_of(state.read(done.path, world.runner.program), "pinned") == done.root
 
 
-@pytest.mark.parametrize(("case", "kind", "message"), [
-    ("class", ClassMismatch, "this machine is of class"),
-    ("program", SpecInvalid, "the program has content id"),
-    ("steps", SpecInvalid, "steps: the program has 6, the spec says 7"),
-    ("memory", RemoteViolation, "allowed are 10"),
-    ("data", RemoteViolation, "the manifest says"),
-    ("root", errors.ReplayMismatch, "the start checkpoint has root"),
-    ("late", SpecInvalid, "segment 1 starts at step 3"),
-    ("missing", StorageError, "cannot read the job spec"),
-])
+@pytest.mark.parametrize(
+    ("case", "kind", "message"),
+    [
+        ("class", ClassMismatch, "this machine is of class"),
+        ("program", SpecInvalid, "the program has content id"),
+        ("steps", SpecInvalid, "steps: the program has 6, the spec says 7"),
+        ("memory", RemoteViolation, "allowed are 10"),
+        ("data", RemoteViolation, "the manifest says"),
+        ("root", errors.ReplayMismatch, "the start checkpoint has root"),
+        ("late", SpecInvalid, "segment 1 starts at step 3"),
+        ("missing", StorageError, "cannot read the job spec"),
+    ],
+)
 def test_child_refusal_is_its_own_error(
     world: World, case: str, kind: type[TolseyError], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -175,7 +196,9 @@ async def test_training_killed_from_outside_says_so(world: World, monkeypatch: p
 def test_child_exits_when_its_parent_closes_standard_input(world: World) -> None:
     line = child_client.encode_request(world.request(last_segment=1))
     process = subprocess.Popen(
-        [sys.executable, "-m", "tolsey.runtime.child"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        [sys.executable, "-m", "tolsey.runtime.child"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
         env=child_environment(dict(os.environ)),
     )
     assert process.stdin is not None and process.stdout is not None
@@ -188,20 +211,36 @@ def test_child_exits_when_its_parent_closes_standard_input(world: World) -> None
 def test_child_without_pinned_environment_refuses() -> None:
     environment = child_environment(dict(os.environ)) | {"OMP_NUM_THREADS": "2"}
     process = subprocess.run(
-        [sys.executable, "-c", "import subprocess, sys\n"
-         "p = subprocess.Popen([sys.executable, '-m', 'tolsey.runtime.child'], stdin=subprocess.PIPE)\n"
-         "p.stdin.write(b'{\"kind\": \"class\"}\\n'); p.stdin.flush(); sys.exit(p.wait())"],
-        capture_output=True, env=environment, check=False, timeout=60,
+        [
+            sys.executable,
+            "-c",
+            "import subprocess, sys\n"
+            "p = subprocess.Popen([sys.executable, '-m', 'tolsey.runtime.child'], stdin=subprocess.PIPE)\n"
+            'p.stdin.write(b\'{"kind": "class"}\\n\'); p.stdin.flush(); sys.exit(p.wait())',
+        ],
+        capture_output=True,
+        env=environment,
+        check=False,
+        timeout=60,
     )
     assert process.returncode == 1
     with pytest.raises(LocalViolation, match="OMP_NUM_THREADS"):
         child_client.parse_event(process.stdout.splitlines()[0])
 
 
-@pytest.mark.parametrize("line", [
-    b"", b"{}", b"[1]", b'{"event":"launch"}', b'{"event":"step"}', b'{"event":"step_root","step":1,"root":"zz"}',
-    b'{"event":"error","kind":"SystemExit","message":"x"}', b'{"event":"error","kind":"os","message":"x"}',
-])
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"",
+        b"{}",
+        b"[1]",
+        b'{"event":"launch"}',
+        b'{"event":"step"}',
+        b'{"event":"step_root","step":1,"root":"zz"}',
+        b'{"event":"error","kind":"SystemExit","message":"x"}',
+        b'{"event":"error","kind":"os","message":"x"}',
+    ],
+)
 def test_parse_event_anything_else_is_a_local_violation(line: bytes) -> None:
     with pytest.raises(LocalViolation):
         child_client.parse_event(line)
@@ -220,3 +259,25 @@ def test_child_environment_pins_and_drops() -> None:
     found = child_environment({"PATH": "/bin", "LD_PRELOAD": "x", "OMP_NUM_THREADS": "8"})
     assert found == {"PATH": "/bin"} | ENVIRONMENT and wrong_variables(found) == []
     assert wrong_variables({**found, "MKL_CBWR": "AVX2", "LD_PRELOAD": "x"}) == ["MKL_CBWR", "LD_PRELOAD"]
+
+
+async def test_kept_warm_request_is_served_by_the_process_that_stood_ready() -> None:
+    async with child_client.kept_warm():
+        ready = child_client._warm.spare.process.pid
+        async with child_client.training(ClassRequest()) as events:
+            assert child_client._warm.spare.process.pid != ready
+            assert isinstance(await anext(events), Ready)
+
+
+async def test_kept_warm_spare_that_was_killed_is_replaced() -> None:
+    async with child_client.kept_warm():
+        spare = child_client._warm.spare.process
+        spare.kill()
+        await spare.wait()
+        assert (await child_client.class_of()).class_id
+
+
+async def test_kept_warm_leaves_no_process_behind() -> None:
+    async with child_client.kept_warm():
+        spare = child_client._warm.spare.process
+    assert spare.returncode is not None

@@ -80,12 +80,15 @@ def test_dataset_other_length_refused_without_hashing(tmp_path: Path) -> None:
         Dataset(build_tokens(bytes(41)).manifest, [tmp_path / "f"], XY, 0)
 
 
-@pytest.mark.parametrize("batch", [
-    {"x": TensorSpec("int64", (2, 4))},
-    {"x": TensorSpec("int64", (2, 4)), "y": TensorSpec("int64", (2, 5))},
-    {"x": TensorSpec("uint8", (2, 4)), "y": TensorSpec("uint8", (2, 4))},
-    {"x": TensorSpec("int64", (2, 64)), "y": TensorSpec("int64", (2, 64))},
-])
+@pytest.mark.parametrize(
+    "batch",
+    [
+        {"x": TensorSpec("int64", (2, 4))},
+        {"x": TensorSpec("int64", (2, 4)), "y": TensorSpec("int64", (2, 5))},
+        {"x": TensorSpec("uint8", (2, 4)), "y": TensorSpec("uint8", (2, 4))},
+        {"x": TensorSpec("int64", (2, 64)), "y": TensorSpec("int64", (2, 64))},
+    ],
+)
 def test_tokens_that_do_not_fit_the_program_refused(tmp_path: Path, batch: dict[str, TensorSpec]) -> None:
     with pytest.raises(RemoteViolation):
         opened(tmp_path, build_tokens(bytes(41)), batch)
@@ -101,20 +104,39 @@ def test_examples_that_do_not_fit_the_program_refused(tmp_path: Path) -> None:
 FILE = {"name": "a", "content": "00" * 32, "size_bytes": 5}
 TOKENS = {"format": "tolsey/dataset/1", "kind": "tokens", "dtype": "uint8", "files": [FILE]}
 EXAMPLES = {
-    "format": "tolsey/dataset/1", "kind": "examples", "fields": {"x": ["float32", [3]]}, "files": [FILE | {"count": 2}],
+    "format": "tolsey/dataset/1",
+    "kind": "examples",
+    "fields": {"x": ["float32", [3]]},
+    "files": [FILE | {"count": 2}],
 }
 
 
-@pytest.mark.parametrize("value", [
-    {}, [], {**TOKENS, "kind": "code"}, {**TOKENS, "kind": ["tokens"]}, {**TOKENS, "dtype": "float32"},
-    {**TOKENS, "dtype": ["uint8"]}, {**TOKENS, "files": []}, {**TOKENS, "files": [FILE] * 10_001},
-    {**TOKENS, "format": "tolsey/dataset/2"}, {**TOKENS, "extra": 1}, {**TOKENS, "files": [FILE | {"path": "/"}]},
-    {**TOKENS, "files": [FILE | {"size_bytes": -1}]}, {**TOKENS, "files": [FILE | {"size_bytes": True}]},
-    {**TOKENS, "files": [FILE | {"content": "zz" * 32}]}, {**TOKENS, "files": [FILE | {"name": "x" * 600}]},
-    {**EXAMPLES, "files": [FILE]}, {**EXAMPLES, "files": [FILE | {"count": 0}]}, {**EXAMPLES, "fields": {}},
-    {**EXAMPLES, "fields": {"x": ["float32", [1 << 40]]}}, {**EXAMPLES, "fields": {"x": [["float32"], [3]]}},
-    {**EXAMPLES, "fields": {"x": "float32"}},
-])
+@pytest.mark.parametrize(
+    "value",
+    [
+        {},
+        [],
+        {**TOKENS, "kind": "code"},
+        {**TOKENS, "kind": ["tokens"]},
+        {**TOKENS, "dtype": "float32"},
+        {**TOKENS, "dtype": ["uint8"]},
+        {**TOKENS, "files": []},
+        {**TOKENS, "files": [FILE] * 10_001},
+        {**TOKENS, "format": "tolsey/dataset/2"},
+        {**TOKENS, "extra": 1},
+        {**TOKENS, "files": [FILE | {"path": "/"}]},
+        {**TOKENS, "files": [FILE | {"size_bytes": -1}]},
+        {**TOKENS, "files": [FILE | {"size_bytes": True}]},
+        {**TOKENS, "files": [FILE | {"content": "zz" * 32}]},
+        {**TOKENS, "files": [FILE | {"name": "x" * 600}]},
+        {**EXAMPLES, "files": [FILE]},
+        {**EXAMPLES, "files": [FILE | {"count": 0}]},
+        {**EXAMPLES, "fields": {}},
+        {**EXAMPLES, "fields": {"x": ["float32", [1 << 40]]}},
+        {**EXAMPLES, "fields": {"x": [["float32"], [3]]}},
+        {**EXAMPLES, "fields": {"x": "float32"}},
+    ],
+)
 def test_decode_manifest_malformed_refused(value: Any) -> None:
     with pytest.raises(RemoteViolation):
         decode_manifest(canonical_json(value))
@@ -126,12 +148,17 @@ def test_decode_manifest_round_trip() -> None:
         assert decode_manifest(raw).encode() == raw
 
 
-@pytest.mark.parametrize("build", [
-    lambda: build_tokens(b""), lambda: build_tokens(b"abc", dtype="uint16"),
-    lambda: build_tokens(b"abc", dtype="int64"),
-    lambda: build_examples({"x": torch.zeros(3), "y": torch.zeros(4)}), lambda: build_examples({"x": torch.zeros(0)}),
-    lambda: build_examples({"x": torch.zeros(3, dtype=torch.complex64)}),
-])
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: build_tokens(b""),
+        lambda: build_tokens(b"abc", dtype="uint16"),
+        lambda: build_tokens(b"abc", dtype="int64"),
+        lambda: build_examples({"x": torch.zeros(3), "y": torch.zeros(4)}),
+        lambda: build_examples({"x": torch.zeros(0)}),
+        lambda: build_examples({"x": torch.zeros(3, dtype=torch.complex64)}),
+    ],
+)
 def test_build_impossible_data_refused(build: Callable[[], object]) -> None:
     with pytest.raises(SpecInvalid):
         build()

@@ -18,7 +18,8 @@ KNOWN = [
     ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
     ((0xFFFFFFFF,) * 4, (0xFFFFFFFF,) * 2, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
     (
-        (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344), (0xA4093822, 0x299F31D0),
+        (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
+        (0xA4093822, 0x299F31D0),
         (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
     ),
 ]
@@ -51,9 +52,16 @@ def test_philox_torch_equals_reference(seed: int, stream: int, low: list[int], h
     assert [tuple(row) for row in out.tolist()] == [philox.block(seed, stream, high << 32 | i, domain=5) for i in low]
 
 
-@pytest.mark.parametrize("bad", [
-    {"seed": -1}, {"seed": 2**64}, {"stream": 2**32}, {"index": 2**64}, {"domain": -1},
-])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"seed": -1},
+        {"seed": 2**64},
+        {"stream": 2**32},
+        {"index": 2**64},
+        {"domain": -1},
+    ],
+)
 def test_block_out_of_range_refused(bad: dict[str, int]) -> None:
     draw = {"seed": 0, "stream": 0, "index": 0, "domain": 0} | bad
     with pytest.raises(ValueError, match="outside its range"):

@@ -20,12 +20,21 @@ def test_to_float32_equals_one_ieee_rounding(value: float) -> None:
     assert float32_bits(Decimal(value)) == int(numpy.float32(value).view(numpy.uint32))
 
 
-@pytest.mark.parametrize(("text", "bits"), [
-    ("0", 0), ("-0", 0x80000000), ("1", 0x3F800000), ("0.1", 0x3DCCCCCD),
-    ("16777217", 0x4B800000), ("16777219", 0x4B800002),  # ties go to the even neighbour
-    ("1.401298464324817e-45", 1), ("1e-60", 0), ("1.1754943508222875e-38", 0x00800000),
-    ("3.4028234663852886e38", 0x7F7FFFFF),
-])
+@pytest.mark.parametrize(
+    ("text", "bits"),
+    [
+        ("0", 0),
+        ("-0", 0x80000000),
+        ("1", 0x3F800000),
+        ("0.1", 0x3DCCCCCD),
+        ("16777217", 0x4B800000),
+        ("16777219", 0x4B800002),  # ties go to the even neighbour
+        ("1.401298464324817e-45", 1),
+        ("1e-60", 0),
+        ("1.1754943508222875e-38", 0x00800000),
+        ("3.4028234663852886e38", 0x7F7FFFFF),
+    ],
+)
 def test_float32_bits_known_values(text: str, bits: int) -> None:
     assert float32_bits(Decimal(text)) == bits
 
@@ -64,9 +73,14 @@ def test_adamw_scalars_equal_float_formula(step: int) -> None:
     schedule = Schedule(peak_lr="0.001", total_steps=1000)
     scalars = {name: float(value) for name, value in adamw(weight_decay="0.1").scalars(schedule, step).items()}
     n = step + 1
-    assert scalars == pytest.approx({
-        "lr": 1e-3, "decay": 1 - 1e-4, "step_size": 1e-3 / (1 - 0.9**n), "correction": 1 / math.sqrt(1 - 0.999**n),
-    })
+    assert scalars == pytest.approx(
+        {
+            "lr": 1e-3,
+            "decay": 1 - 1e-4,
+            "step_size": 1e-3 / (1 - 0.9**n),
+            "correction": 1 / math.sqrt(1 - 0.999**n),
+        }
+    )
 
 
 def test_to_float32_is_what_the_step_gets() -> None:
@@ -86,9 +100,14 @@ def test_schedule_bad_field_refused(fields: dict[str, object]) -> None:
         Schedule(**{"peak_lr": "1", "total_steps": 10, **fields})  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("make", "fields"), [
-    (adamw, {"beta1": "1"}), (sgd, {"momentum": "1"}), (sgd, {"nesterov": "yes"}),
-])
+@pytest.mark.parametrize(
+    ("make", "fields"),
+    [
+        (adamw, {"beta1": "1"}),
+        (sgd, {"momentum": "1"}),
+        (sgd, {"nesterov": "yes"}),
+    ],
+)
 def test_optimiser_bad_option_refused(make: object, fields: dict[str, object]) -> None:
     with pytest.raises(SpecInvalid):
         make(**fields)  # type: ignore[operator]

@@ -47,10 +47,16 @@ def test_run_segment_chain_of_roots_links(gpt: Any) -> None:
     assert steps == list(range(6)) and last.hex() == gpt.root(6)
 
 
-@pytest.mark.parametrize("change", [
-    {"seed": 8}, {"lr": "1.0000001e-2"}, {"clip_norm": "0.99"}, {"batch_size": 5},
-    {"optimiser": author.adamw(weight_decay="0.1001")},
-])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 8},
+        {"lr": "1.0000001e-2"},
+        {"clip_norm": "0.99"},
+        {"batch_size": 5},
+        {"optimiser": author.adamw(weight_decay="0.1001")},
+    ],
+)
 def test_root_any_setting_changed_differs(gpt: Any, run: Run, make_gpt_job: MakeJob, change: dict[str, Any]) -> None:
     assert run(make_gpt_job(**change)).root(2) != gpt.root(2)
 
@@ -88,9 +94,17 @@ def test_step_reports_norm_before_clipping_and_rate(gpt: Any) -> None:
 
 def test_step_label_outside_its_classes_is_the_programs_fault(run: Run) -> None:
     data = author.arrays(x=torch.zeros(4, 2), y=torch.full((4,), 7))
-    runner = run(Job(
-        name="bad-label", model=lambda: nn.Linear(2, 3), data=data, batch_size=2, steps=1, steps_per_segment=1, lr="1",
-    ))
+    runner = run(
+        Job(
+            name="bad-label",
+            model=lambda: nn.Linear(2, 3),
+            data=data,
+            batch_size=2,
+            steps=1,
+            steps_per_segment=1,
+            lr="1",
+        )
+    )
     with pytest.raises(RemoteViolation, match="step 0 cannot be computed"):
         runner.trainer.step(runner.first())
 

@@ -46,14 +46,29 @@ def edit(name: str, field: str, value: Any) -> Callable[[Header], None]:
     return lambda header: header[name].update({field: value})
 
 
-@pytest.mark.parametrize("change", [
-    edit("a", "dtype", "F16"), edit("a", "dtype", "PICKLE"), edit("a", "dtype", ["F32"]), edit("a", "shape", [3, 2]),
-    edit("a", "shape", [2, 3.0]), edit("a", "shape", [2, True, 3]), edit("a", "data_offsets", [0, 1 << 60]),
-    edit("a", "data_offsets", [-24, 0]), edit("a", "data_offsets", [24, 0]), edit("a", "data_offsets", [17, 41]),
-    edit("a", "data_offsets", [0, 24.0]), edit("a", "data_offsets", "x"), edit("a", "code", 1),
-    lambda header: header.pop("a"), lambda header: header.update(d=header["a"]), lambda header: header.update(a=7),
-    lambda header: header.update(__metadata__={"step": 1}), lambda header: header.update(__metadata__=[]),
-])
+@pytest.mark.parametrize(
+    "change",
+    [
+        edit("a", "dtype", "F16"),
+        edit("a", "dtype", "PICKLE"),
+        edit("a", "dtype", ["F32"]),
+        edit("a", "shape", [3, 2]),
+        edit("a", "shape", [2, 3.0]),
+        edit("a", "shape", [2, True, 3]),
+        edit("a", "data_offsets", [0, 1 << 60]),
+        edit("a", "data_offsets", [-24, 0]),
+        edit("a", "data_offsets", [24, 0]),
+        edit("a", "data_offsets", [17, 41]),
+        edit("a", "data_offsets", [0, 24.0]),
+        edit("a", "data_offsets", "x"),
+        edit("a", "code", 1),
+        lambda header: header.pop("a"),
+        lambda header: header.update(d=header["a"]),
+        lambda header: header.update(a=7),
+        lambda header: header.update(__metadata__={"step": 1}),
+        lambda header: header.update(__metadata__=[]),
+    ],
+)
 def test_read_tensors_lying_header_refused(tmp_path: Path, change: Callable[[Header], object]) -> None:
     header, data = honest()
     change(header)
@@ -61,12 +76,19 @@ def test_read_tensors_lying_header_refused(tmp_path: Path, change: Callable[[Hea
         state.read_tensors(save(tmp_path / "f", header, data), SPECS)
 
 
-@pytest.mark.parametrize("raw", [
-    b"", b"\x01", (1 << 63).to_bytes(8, "little"), (99).to_bytes(8, "little") + b"{}",
-    (2).to_bytes(8, "little") + b"[]",
-    (2).to_bytes(8, "little") + b"{]", (2 << 20).to_bytes(8, "little") + b"{" + b" " * (3 << 20),
-    (200_000).to_bytes(8, "little") + b"[" * 200_000,
-])
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"\x01",
+        (1 << 63).to_bytes(8, "little"),
+        (99).to_bytes(8, "little") + b"{}",
+        (2).to_bytes(8, "little") + b"[]",
+        (2).to_bytes(8, "little") + b"{]",
+        (2 << 20).to_bytes(8, "little") + b"{" + b" " * (3 << 20),
+        (200_000).to_bytes(8, "little") + b"[" * 200_000,
+    ],
+)
 def test_read_tensors_bytes_that_are_no_file_refused(tmp_path: Path, raw: bytes) -> None:
     (tmp_path / "f").write_bytes(raw)
     with pytest.raises(RemoteViolation):
@@ -86,9 +108,14 @@ def test_read_tensors_data_of_another_size_refused(tmp_path: Path, data: bytes) 
         state.read_tensors(save(tmp_path / "f", honest()[0], data), SPECS)
 
 
-@pytest.mark.parametrize(("place", "raw", "reason"), [
-    (0, bytes.fromhex("010080ff"), "NaN"), (0, bytes.fromhex("0000c0ff"), "NaN"), (40, b"\x02", "neither true"),
-])
+@pytest.mark.parametrize(
+    ("place", "raw", "reason"),
+    [
+        (0, bytes.fromhex("010080ff"), "NaN"),
+        (0, bytes.fromhex("0000c0ff"), "NaN"),
+        (40, b"\x02", "neither true"),
+    ],
+)
 def test_read_tensors_value_without_canonical_form_refused(tmp_path: Path, place: int, raw: bytes, reason: str) -> None:
     header, data = honest()
     data = data[:place] + raw + data[place + len(raw) :]
@@ -124,10 +151,19 @@ def test_read_round_trip_keeps_root(tmp_path: Path, cnn: Any) -> None:
     assert state.root_of(after, "pinned") == state.root_of(before, "pinned")
 
 
-@pytest.mark.parametrize("metadata", [
-    {}, {"step": "1"}, {"step": "-1", "cursor": "0"}, {"step": "01", "cursor": "0"}, {"step": "1", "cursor": "1e3"},
-    {"step": "1", "cursor": "0", "code": "x"}, {"step": "9" * 20, "cursor": "0"}, {"step": "²", "cursor": "0"},
-])
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {},
+        {"step": "1"},
+        {"step": "-1", "cursor": "0"},
+        {"step": "01", "cursor": "0"},
+        {"step": "1", "cursor": "1e3"},
+        {"step": "1", "cursor": "0", "code": "x"},
+        {"step": "9" * 20, "cursor": "0"},
+        {"step": "²", "cursor": "0"},
+    ],
+)
 def test_read_bad_counters_refused(tmp_path: Path, cnn: Any, metadata: dict[str, str]) -> None:
     first = cnn.first()
     specs = {name: item.spec for name, item in cnn.program.state.items()}

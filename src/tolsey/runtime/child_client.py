@@ -179,16 +179,81 @@ async def training(request: Request) -> AsyncIterator[AsyncGenerator[Event, None
 
     Raises (from the iteration): the child's own error; TrainingProcessDied; LocalViolation for a line that is no event.
     """
-    with tempfile.TemporaryFile() as stderr:
-        process = await trio.lowlevel.open_process(
-            [sys.executable, "-m", "tolsey.runtime.child"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=stderr, env=child_environment(dict(os.environ)),
-        )
+    child = await (_Child.start() if _warm is None else _warm.take())
+    try:
+        async with aclosing(_events(child.process, request, child.stderr)) as events:
+            yield events
+    finally:
+        await child.end()
+
+
+@asynccontextmanager
+async def kept_warm() -> AsyncIterator[None]:
+    """While the block lasts, a process that has torch loaded stands ready, so that a request need not wait for it.
+
+    Loading torch costs 1.7 s of a core; a verdict has a deadline. Each process still serves one request only. The price
+    is some 200 MB of memory. A block inside another one (two services in one process) changes nothing.
+    """
+    global _warm
+    if _warm is not None:
+        yield
+        return
+    _warm = _Warm(await _Child.start())
+    try:
+        yield
+    finally:
+        spare, _warm = _warm.spare, None
+        await spare.end()
+
+
+class _Child:
+    """A started process that waits for its request, and the file that takes what it says on standard error."""
+
+    def __init__(self, process: trio.Process, stderr: IO[bytes]) -> None:
+        self.process = process
+        self.stderr = stderr
+
+    @classmethod
+    async def start(cls) -> _Child:
+        stderr = tempfile.TemporaryFile()  # noqa: SIM115  # closed by `end`
         try:
-            async with aclosing(_events(process, request, stderr)) as events:
-                yield events
+            process = await trio.lowlevel.open_process(
+                [sys.executable, "-m", "tolsey.runtime.child"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                stderr=stderr, env=child_environment(dict(os.environ)),
+            )  # fmt: skip
+        except BaseException:
+            stderr.close()
+            raise
+        return cls(process, stderr)
+
+    async def end(self) -> None:
+        try:
+            await _end(self.process)
         finally:
-            await _end(process)
+            self.stderr.close()
+
+
+class _Warm:
+    """The one spare process."""
+
+    def __init__(self, spare: _Child) -> None:
+        self.spare = spare
+
+    async def take(self) -> _Child:
+        """The spare, and a new one in its place; one that died while it waited is replaced first."""
+        if self.spare.process.poll() is not None:
+            await self.spare.end()
+            self.spare = await _Child.start()
+        taken = self.spare
+        try:
+            self.spare = await _Child.start()
+        except BaseException:
+            await taken.end()  # and it stays the spare: found dead at the next take
+            raise
+        return taken
+
+
+_warm: _Warm | None = None
 
 
 async def class_of(device: str = "cpu") -> Ready:
@@ -264,14 +329,21 @@ def encode_request(request: Request) -> bytes:
         return _line({"kind": "speed", "device": request.device})
     files = request.files
     value: dict[str, Any] = {
-        "kind": "init", "spec": str(files.spec), "program": str(files.program), "dataset": str(files.dataset),
+        "kind": "init",
+        "spec": str(files.spec),
+        "program": str(files.program),
+        "dataset": str(files.dataset),
         "data_files": [str(path) for path in files.data_files],
         "initial_tensors": None if files.initial_tensors is None else str(files.initial_tensors),
-        "out_dir": str(request.out_dir), "memory_bytes": request.memory_bytes, "device": request.device,
+        "out_dir": str(request.out_dir),
+        "memory_bytes": request.memory_bytes,
+        "device": request.device,
     }
     if isinstance(request, RunRequest):
         value |= {
-            "kind": "run", "first_segment": request.first_segment, "last_segment": request.last_segment,
+            "kind": "run",
+            "first_segment": request.first_segment,
+            "last_segment": request.last_segment,
             "checkpoint": None if request.checkpoint is None else str(request.checkpoint),
             "input_root": None if request.input_root is None else request.input_root.hex(),
             "step_roots": request.step_roots,
@@ -314,8 +386,11 @@ def _root(text: str) -> StateRoot:
 
 def _segment_done(fields: Mapping[str, Any]) -> SegmentDone:
     segment = Segment(
-        index=fields["index"], first_step=fields["first_step"], last_step=fields["last_step"],
-        input_root=_root(fields["input_root"]), output_root=_root(fields["output_root"]),
+        index=fields["index"],
+        first_step=fields["first_step"],
+        last_step=fields["last_step"],
+        input_root=_root(fields["input_root"]),
+        output_root=_root(fields["output_root"]),
     )
     return SegmentDone(
         segment=segment, path=Path(fields["path"]), size_bytes=fields["size_bytes"], seconds=fields["seconds"]
