@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,7 @@ from tolsey.verifier.watcher import Duty, Job, PanelDuty
 PAUSE_FIRST_S, PAUSE_MOST_S = 0.5, 60.0
 MARGIN_SHARE, MARGIN_LEAST_S, MARGIN_MOST_S = 0.15, 3, 600
 """Time kept for the sealing transaction: a share of the window, a few blocks at least, ten minutes at most."""
+MAX_KNOWN = 4_096
 MAX_MANIFEST_BYTES = 4 << 20
 MAX_DATA_FILES = 10_000
 
@@ -92,6 +94,8 @@ class Judge:
         self._fetcher = fetcher
         self._clock = clock
         self._jobs = jobs
+        self._known: OrderedDict[tuple[JobId, int, StateRoot], StateRoot] = OrderedDict()
+        """(job, segment, input root) -> output root, where this machine is sure: a panel may ask for it again."""
 
     async def window(self, duty: Duty, segments: list[int]) -> Judgement:
         """What is to be said of these segments of the duty's window, before its verdict is due."""
@@ -105,6 +109,10 @@ class Judge:
         finally:
             with trio.CancelScope(shield=True):
                 await self._fetcher.let_go(owner)
+        for segment, roots in attempt.replayed().items():
+            self._known[duty.job_id, segment, roots[0]] = roots[1]
+        while len(self._known) > MAX_KNOWN:
+            self._known.popitem(last=False)
         if judged is not None:
             return judged
         if reason is None:
@@ -174,6 +182,10 @@ class Judge:
 
     async def _panel_once(self, duty: PanelDuty, owner: str, wanted: Wanted) -> tuple[Vote, str]:
         claim = duty.claim
+        known = self._known.get((claim.job_id, claim.segment, claim.input_root))
+        if known is not None and claim.claimed_root != NOBODY_SERVES:
+            vote = vote_of(output_root=claim.output_root, claimed_root=claim.claimed_root, replayed=known, again=known)
+            return vote, f"segment {claim.segment} gave {known.hex()[:16]} here before"
         job = self._jobs(claim.job_id)
         window = claim.segment // duty.offer.segments_per_window
         if job is None or window not in job.roots:
@@ -283,6 +295,13 @@ class WindowAttempt:
             return Judgement(finding=finding)
         charge = "discontinuity" if finding.is_break else "mismatch"
         return Judgement(finding=finding, evidence=self.evidence(charge, finding))
+
+    def replayed(self) -> dict[int, tuple[StateRoot, StateRoot]]:
+        """Roots before and after each segment that this machine is sure of."""
+        if self._trace is None or self._replay is None:
+            return {}
+        entries = {segment: self._trace.entry(segment) for segment in self._replay.sure}
+        return {segment: (entries[segment].input_root, root) for segment, root in self._replay.sure.items()}
 
     async def unavailable(self, reason: str) -> Judgement:
         """The judgement once time is up and something was never served."""

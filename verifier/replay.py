@@ -123,7 +123,8 @@ class Replay:
         self._offer = offer
         self._trace = trace
         self._before = before
-        self._matched: set[int] = set()
+        self.sure: dict[int, StateRoot] = {}
+        """Roots that this machine gave: once and equal to the worker's, or twice."""
         self.at: int | None = None
         """The segment whose checkpoint is asked for or replayed now; None while the job's inputs are."""
 
@@ -147,7 +148,7 @@ class Replay:
         self.at = None
         inputs = await self._source.inputs(self._trace.spec)
         for segment in segments:
-            if segment not in self._matched:
+            if segment not in self.sure:
                 self.at = segment
                 try:
                     finding = await self._segment(inputs, segment)
@@ -155,7 +156,6 @@ class Replay:
                     return Finding(kind=Verdict.ABSTAIN, segment=segment, reason=error.message)
                 if finding.kind is not Verdict.MATCH:
                     return finding
-                self._matched.add(segment)
         return Finding(kind=Verdict.MATCH, has_opening=True, reason=f"segments {segments} match")
 
     async def _segment(self, inputs: Inputs, segment: int) -> Finding:
@@ -174,6 +174,8 @@ class Replay:
             )  # fmt: skip
             again = (await self._bench.replay(inputs, segment, start, entry.input_root)).root
         verdict = compare(entry.output_root, replayed, again)
+        if verdict is not Verdict.ABSTAIN:
+            self.sure[segment] = replayed
         if verdict is Verdict.MATCH:
             return Finding(kind=verdict)
         if verdict is Verdict.ABSTAIN:

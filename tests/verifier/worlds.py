@@ -18,11 +18,13 @@ import trio
 from tolsey.contracts.chain import Chain
 from tolsey.contracts.gateway import Gateway
 from tolsey.errors import CheckpointUnavailable, PeerUnreachable
+from tolsey.protocol import merkle
+from tolsey.protocol.checkpoint import segment_leaf
 from tolsey.protocol.content import ContentId, content_id_of_bytes
-from tolsey.protocol.encoding import canonical_json, keccak256
+from tolsey.protocol.encoding import canonical_json, keccak256, word
 from tolsey.protocol.job import JobSpec
-from tolsey.protocol.offer import Clocks
-from tolsey.protocol.units import ClassId, JobId, Seconds, StateRoot
+from tolsey.protocol.offer import Clocks, Domain, Offer
+from tolsey.protocol.units import Account, ClassId, JobId, Seconds, StateRoot, WindowRoot
 from tolsey.protocol.wire import Trace, TraceEntry
 from tolsey.storage.blobs import BlobStore
 from tolsey.storage.engine import Database
@@ -65,6 +67,62 @@ def paper_spec(*, segments: int = 4, per_window: int = 4, class_id: ClassId = CL
         profile="pinned", class_id=class_id, seed=seed, steps=segments, steps_per_segment=1,
         segments_per_window=per_window, batch_size=1, micro_batches=1, memory_bytes=1, work_flops=1,
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class PaperWindow:
+    """One committed window without a chain: for rules that need none."""
+
+    offer: Offer
+    domain: Domain
+    job_id: JobId
+    index: int
+    trace: Trace
+    root: WindowRoot
+
+
+def paper_offer(spec: JobSpec, **changes: Any) -> Offer:
+    """An offer for a spec, of nobody in particular."""
+    fields: dict[str, Any] = {
+        "spec_hash": spec.spec_hash, "class_id": spec.class_id, "initial_root": paper_root(0),
+        "client_seal": b"\x5e" * 32, "client": "0x" + "c1" * 20, "worker": "0x" + "a0" * 20, "price": 100,
+        "bond": 50, "forfeit": 5, "verdict_fee": 2, "segment_count": spec.segment_count,
+        "segments_per_window": spec.segments_per_window, "verifier_count": 2, "sample_count": 2,
+        "commit_window_s": 600, "reveal_window_s": 5, "verdict_window_s": 60, "challenge_window_s": 150, "nonce": 1,
+        "expires_at": 2_000_000_000,
+    }  # fmt: skip
+    return Offer(**(fields | changes))
+
+
+def paper_root(index: int) -> StateRoot:
+    """The state root before segment `index`."""
+    return StateRoot(keccak256(b"paper state", word(index)))
+
+
+def paper_window(*, index: int = 0, broken: int | None = None, spec: JobSpec | None = None) -> PaperWindow:
+    """Window `index` of a job of 8 segments in windows of 4; segment `broken` starts from nowhere."""
+    spec = spec or paper_spec(segments=8)
+    offer, domain = paper_offer(spec), Domain(chain_id=31_337, market=Account("0x" + "3e" * 20))
+    job_id = offer.job_id(domain)
+    entries = tuple(
+        TraceEntry(
+            index=i,
+            input_root=StateRoot(keccak256(b"nowhere")) if i == broken else paper_root(i),
+            output_root=paper_root(i + 1),
+            checkpoint=checkpoint_id(paper_root(i + 1)),
+        )
+        for i in offer.window_segments(index)
+    )
+    start = checkpoint_id(paper_root(entries[0].index)) if index else None
+    leaves = [
+        segment_leaf(
+            chain_id=domain.chain_id, market=domain.market, job_id=job_id, worker=offer.worker, index=entry.index,
+            input_root=entry.input_root, output_root=entry.output_root,
+        )
+        for entry in entries
+    ]  # fmt: skip
+    trace = Trace(spec=spec.encode(), window_start=start, entries=entries)
+    return PaperWindow(offer, domain, job_id, index, trace, WindowRoot(merkle.root(leaves)))
 
 
 @dataclass
