@@ -1,0 +1,103 @@
+"""The command line as a user meets it: processes, signals, one line when ready."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tolsey.contracts.gateway import Gateway
+from tolsey.contracts.network_file import NetworkFile
+from tolsey.errors import ConfigError
+from tolsey.testing.chain import MarketWorld
+from tolsey.verifier.command import home_of, network_path, parse_size, running_pid
+from tolsey.verifier.config import VerifierConfig
+
+RUN = [sys.executable, "-c", "from tolsey.verifier.command import app; app()"]
+
+
+@pytest.fixture
+def network(tmp_path: Path) -> Iterator[Path]:
+    with MarketWorld.open(tmp_path, block_time_s=0.5) as world:
+        world.network.save(tmp_path / "network.toml")
+        yield tmp_path / "network.toml"
+
+
+def tolsey(*args: str) -> str:
+    environment = os.environ | {"TOLSEY_PASSPHRASE": "open sesame"}
+    return subprocess.run([*RUN, *args], env=environment, capture_output=True, text=True, timeout=60, check=True).stdout
+
+
+def start(network: Path, home: Path) -> tuple[subprocess.Popen[str], dict[str, object]]:
+    process = subprocess.Popen(
+        [*RUN, "start", "--network", str(network), "--home", str(home), "--json"],
+        env=os.environ | {"TOLSEY_PASSPHRASE": "open sesame"}, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    return process, json.loads(process.stdout.readline())
+
+
+@pytest.mark.slow
+def test_start_registers_status_shows_stop_ends_and_a_kill_leaves_no_trace(network: Path, tmp_path: Path) -> None:
+    home = tmp_path / "vera"
+    process, ready = start(network, home)
+    try:
+        gateway = Gateway(NetworkFile.load(network), None)
+        registration = gateway.verifier(bytes.fromhex(str(ready["class_id"])), str(ready["account"]))  # type: ignore[arg-type]
+        assert registration is not None and registration.bond == gateway.params().verifier_bond
+        assert running_pid(home) == process.pid == ready["pid"]
+        status = json.loads(tolsey("status", "--network", str(network), "--home", str(home), "--json"))
+        assert (status["running"], status["account"]) == (True, ready["account"])
+        assert status["money"]["free"] >= gateway.params().challenge_bond
+        assert "running" in tolsey("status", "--network", str(network), "--home", str(home))
+        assert "stopped" in tolsey("stop", "--network", str(network), "--home", str(home))
+        assert process.wait(10) == 0
+    finally:
+        process.kill()
+    # The same home again: no second registration; killed the hard way, its files claim nothing.
+    process, again = start(network, home)
+    try:
+        assert again["account"] == ready["account"]
+        assert gateway.verifier(bytes.fromhex(str(ready["class_id"])), str(ready["account"])) == registration  # type: ignore[arg-type]
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait(10)
+    assert running_pid(home) is None
+    assert "no verifier runs" in tolsey("stop", "--network", str(network), "--home", str(home))
+
+
+def test_network_that_is_nowhere_says_what_to_type(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        network_path(str(tmp_path / "nothing.toml"))
+    assert "tolsey up" in caught.value.diagnostics()
+
+
+def test_home_is_made_private(tmp_path: Path) -> None:
+    folder = home_of(tmp_path / "network.toml", tmp_path / "a" / "home")
+    assert folder.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize(("text", "size"), [("4GiB", 4 << 30), ("512 MiB", 512 << 20), ("1000", 1000)])
+def test_size_with_a_unit(text: str, size: int) -> None:
+    assert parse_size("--memory", text) == size
+
+
+def test_size_without_sense_names_the_flag() -> None:
+    with pytest.raises(ConfigError, match="--memory"):
+        parse_size("--memory", "much")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"device": "tpu"}, {"memory_bytes": 1}, {"watch_samples": 0}, {"max_duties": 0}, {"disk_quota_bytes": 5}],
+)
+def test_config_out_of_range_is_refused(tmp_path: Path, change: dict[str, object]) -> None:
+    with pytest.raises(ConfigError):
+        VerifierConfig(network="n", home=tmp_path, **change)  # type: ignore[arg-type]
