@@ -59,6 +59,8 @@ $(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(PIP) --editable '.[dev]'
+	# libp2p brings trio-typing, whose stubs of an old trio hide trio's own types from mypy.
+	rm -rf $(VENV)/lib/python3.*/site-packages/trio-stubs
 	touch $@
 
 node_modules/.installed: package.json package-lock.json | $(VENV)/bin/python

@@ -103,7 +103,7 @@ class Teller:
         return done.returncode, parsed
 
 
-def main(*, engine: str = "auto", fast: bool = False, keep: bool = False) -> int:
+def main(*, engine: Engine = "auto", fast: bool = False, keep: bool = False) -> int:
     """Plays the demo; the exit code."""
     folder = Path(tempfile.mkdtemp(prefix="tolsey-demo-"))
     broken = True

@@ -170,7 +170,7 @@ async def in_thread(work: Callable[[*Ts], T], *args: *Ts) -> T:
     return await trio.to_thread.run_sync(
         partial(work, *args),
         limiter=_RPC_THREADS,
-        abandon_on_cancel=True,  # type: ignore[call-arg]  # trio-typing's stubs are older than trio 0.23
+        abandon_on_cancel=True,
     )
 
 

@@ -48,13 +48,13 @@ class Chain:
         return await trio.to_thread.run_sync(
             partial(call, *args, **kwargs),
             limiter=self._rpc,
-            abandon_on_cancel=True,  # type: ignore[call-arg]  # trio-typing's stubs are older than trio 0.23
+            abandon_on_cancel=True,
         )
 
     async def serve(
         self,
         *,
-        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,  # type: ignore[name-defined]  # trio-typing's stubs
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Follows the chain and finishes what an earlier process, or a reorganisation, left under way.
 

@@ -20,7 +20,7 @@ import sys
 from collections.abc import Iterator
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import trio
 import typer
@@ -63,7 +63,7 @@ def up(
     if detach:
         _print(start_detached(folder, engine, port, block_time), json_output)
         return
-    trio.run(_serve, folder, engine, port, block_time, json_output)
+    trio.run(_serve, folder, cast(Engine, engine), port, block_time, json_output)
 
 
 @app.command()

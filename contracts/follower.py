@@ -82,7 +82,7 @@ class Follower:
     async def run(
         self,
         *,
-        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,  # type: ignore[name-defined]  # trio-typing's stubs
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Follows until cancelled; started once all events up to the present were told.
 
@@ -226,5 +226,5 @@ class Follower:
         return await trio.to_thread.run_sync(
             work,
             limiter=self._limiter,
-            abandon_on_cancel=True,  # type: ignore[call-arg]  # trio-typing's stubs are older than trio 0.23
+            abandon_on_cancel=True,
         )

@@ -83,13 +83,14 @@ class LocalChain:
     async def stop(self) -> int:
         """`stop_now` without blocking the loop; cancellation waits for it."""
         with trio.CancelScope(shield=True):
-            return await trio.to_thread.run_sync(self.stop_now)
+            code = await trio.to_thread.run_sync(self.stop_now)
+        return code
 
     async def wait(self) -> int:
         """Sleeps until the chain ends by itself; gives its exit code. Cancellable; the chain then runs on."""
         return await trio.to_thread.run_sync(
             self._process.wait,
-            abandon_on_cancel=True,  # type: ignore[call-arg]  # trio-typing's stubs are older than trio 0.23
+            abandon_on_cancel=True,
         )
 
     def __enter__(self) -> LocalChain:

@@ -114,7 +114,7 @@ def run_worker(
             with trio.CancelScope() as starting:
                 nursery.start_soon(_cancel_after, stop, starting)
 
-                async def serve(*, task_status: trio.TaskStatus[service.Ready]) -> None:  # type: ignore[name-defined]  # trio-typing's stubs
+                async def serve(*, task_status: trio.TaskStatus[service.Ready]) -> None:
                     await service.run(config, passphrase, stop=stop, parts=parts, task_status=task_status)
                     nursery.cancel_scope.cancel()
 
@@ -141,7 +141,7 @@ class _JsonLines(logging.Formatter):
         return json.dumps(line)
 
 
-async def _stop_on_signal(stop: trio.Event, *, task_status: trio.TaskStatus[None]) -> None:  # type: ignore[name-defined]  # trio-typing's stubs
+async def _stop_on_signal(stop: trio.Event, *, task_status: trio.TaskStatus[None]) -> None:
     """Sets `stop` at the first SIGTERM or SIGINT; a second one ends the process the hard way."""
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         task_status.started()

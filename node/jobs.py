@@ -56,7 +56,7 @@ class Jobs:
         self._make = make
         self._workers: dict[JobId, Worker] = {}
 
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:  # type: ignore[name-defined]  # trio-typing's stubs
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Runs every live job until cancelled; started once the jobs of before are running again."""
         events = self._chain.follower.subscribe()
         async with events, trio.open_nursery() as nursery:

@@ -166,7 +166,7 @@ class Publisher:
         """Says that the listing is no longer true: it is told anew at once."""
         self._changed.set()
 
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:  # type: ignore[name-defined]  # trio-typing's stubs
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Publishes and listens until cancelled; started once the topic is subscribed to."""
         received = await self._gossip.subscribe(topic_of(self._domain), self._book.may_pass)
         async with received, trio.open_nursery() as nursery:

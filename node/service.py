@@ -83,7 +83,7 @@ async def run(
     *,
     stop: trio.Event | None = None,
     parts: Parts | None = None,
-    task_status: trio.TaskStatus[Ready] = trio.TASK_STATUS_IGNORED,  # type: ignore[name-defined]  # trio-typing's stubs
+    task_status: trio.TaskStatus[Ready] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Runs one worker until `stop` is set; started once it truly serves.
 
