@@ -15,18 +15,17 @@ import logging
 import shutil
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
 
 import trio
 
-from tolsey.errors import ConfigError, LocalViolation, NetworkError, RemoteViolation
+from tolsey.errors import LocalViolation, NetworkError, RemoteViolation
 from tolsey.node.bidding import Survey
 from tolsey.node.config import WorkerConfig
 from tolsey.node.fetching import Fetcher
+from tolsey.node.preflight import MAX_MANIFEST_BYTES, class_name, data_files, fresh, require_memory
 from tolsey.node.records import JobRecord, Records, SegmentRecord
 from tolsey.node.shop import Machine
 from tolsey.protocol.content import ContentId
-from tolsey.protocol.encoding import parse_canonical_json
 from tolsey.protocol.job import JobSpec
 from tolsey.protocol.units import JobId, StateRoot
 from tolsey.runtime.child_client import (
@@ -46,9 +45,7 @@ from tolsey.runtime.child_client import (
 from tolsey.storage.blobs import BlobStore
 
 MAX_PROGRAM_BYTES = 64 << 20
-MAX_MANIFEST_BYTES = 4 << 20
-MAX_DATA_FILES = 10_000
-"""As runtime/graph.py and runtime/dataset.py, which check again in the child; importing them here would load torch."""
+"""As runtime/graph.py, which checks again in the child; importing it here would load torch."""
 SURVEY_S = 45.0
 """For fetching and building a program before an offer; the asker waits 60 s (wire.OFFER)."""
 TRAINING_SHARE = 0.3
@@ -329,66 +326,6 @@ class Executor:
                 left = job.offer.segment_count - (0 if last is None else last.index + 1)
                 promised += left * self.blobs.path_of(job.initial).stat().st_size
         return promised
-
-
-def fresh(folder: Path) -> Path:
-    """An empty folder; what a killed child left there goes."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    return folder
-
-
-def data_files(raw: bytes) -> list[tuple[ContentId, int]]:
-    """Content id and size of each file that a data set manifest names; the child checks the rest of it.
-
-    Raises:
-        RemoteViolation: not a manifest, or more files or larger ones than any data set has.
-    """
-    value: Any = parse_canonical_json(raw, max_bytes=MAX_MANIFEST_BYTES)
-    files = value.get("files") if isinstance(value, dict) else None
-    if not isinstance(files, list) or not 1 <= len(files) <= MAX_DATA_FILES:
-        raise RemoteViolation(f"a data set manifest names 1 to {MAX_DATA_FILES} files")
-    found = []
-    for item in files:
-        try:
-            content_id, size = bytes.fromhex(item["content"]), item["size_bytes"]
-        except (TypeError, KeyError, ValueError) as error:
-            raise RemoteViolation(f"data file {item!r:.200} has no readable content id and size") from error
-        if len(content_id) != 32 or type(size) is not int or not 0 < size <= 1 << 40:
-            raise RemoteViolation(f"data file {item!r:.200} has an impossible content id or size")
-        found.append((ContentId(content_id), size))
-    return found
-
-
-def require_memory(spec: JobSpec, device: str) -> None:
-    """Refuses to start what would be killed for want of memory; a GPU's memory is the child's to ask for.
-
-    Raises:
-        ConfigError: less is free than the job needs.
-    """
-    free = available_memory_bytes()
-    if device == "cpu" and free is not None and free < spec.memory_bytes:
-        raise ConfigError(
-            f"the job needs {spec.memory_bytes} bytes of memory, {free} are free",
-            fix="stop other programs, or offer less with --memory",
-        )
-
-
-def available_memory_bytes() -> int | None:
-    """Memory that can be had without swapping (MemAvailable); None where the system does not say."""
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except (OSError, ValueError, IndexError):
-        pass
-    return None
-
-
-def class_name(facts: Any) -> str:
-    """A class for people, from its facts."""
-    device = facts.get("gpu") or f"{facts.get('cpu_vendor', '')} {facts.get('cpu_capability', '')}".strip()
-    return f"{device} torch {facts.get('torch', '?')}"[:64]
 
 
 def _named(spec: JobSpec) -> list[ContentId]:

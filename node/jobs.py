@@ -19,6 +19,7 @@ import trio
 from tolsey.contracts.chain import Chain
 from tolsey.contracts.events import DisputeClosed, Event, JobAccepted, JobEvent, Reorg
 from tolsey.errors import ChainError
+from tolsey.node.executor import pin_of
 from tolsey.node.records import JobRecord, Records
 from tolsey.node.worker import Tools, Worker
 from tolsey.protocol.lifecycle import LIVE, State
@@ -26,6 +27,8 @@ from tolsey.protocol.units import Account, JobId
 
 KEPT_OFFERS_S = 3_600
 """Block time after which an expired offer that nobody accepted is forgotten; longer than any reorganisation."""
+KEPT_RESULTS_S = 7 * 86_400
+"""Block time for which the last paid checkpoint of a closed job is kept for its client in any case."""
 
 _log = logging.getLogger(__name__)
 
@@ -136,4 +139,13 @@ class Jobs:
             if now_ts > forgotten_at + KEPT_OFFERS_S:
                 forgotten_at = now_ts
                 await self._records.forget_offers(now_ts - KEPT_OFFERS_S)
+                await self._let_go_of_results(now_ts - KEPT_RESULTS_S)
                 self._on_change()
+
+    async def _let_go_of_results(self, closed_before: int) -> None:
+        """Unpins the last checkpoint of jobs that were closed long ago; they stay until the room is needed."""
+        for job in await self._records.jobs():
+            if job.closed_at is not None and job.closed_at < closed_before:
+                for record in await self._records.segments(job.job_id):
+                    if self._tools.blobs.owners(record.checkpoint):
+                        await trio.to_thread.run_sync(self._tools.blobs.unpin, record.checkpoint, pin_of(job.job_id))

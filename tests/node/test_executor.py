@@ -14,7 +14,8 @@ import trio
 
 from tolsey.errors import RemoteViolation, SpecInvalid
 from tolsey.node.config import WorkerConfig
-from tolsey.node.executor import Executor, data_files, pin_of
+from tolsey.node.executor import Executor, pin_of
+from tolsey.node.preflight import data_files
 from tolsey.node.records import JobRecord, OfferRecord, Records, SegmentRecord
 from tolsey.protocol.content import ContentId
 from tolsey.protocol.encoding import canonical_json

@@ -10,6 +10,7 @@ import pytest
 import trio
 
 from tolsey.contracts.events import SegmentAnswered, WindowCommitted
+from tolsey.node.jobs import KEPT_RESULTS_S
 from tolsey.node.records import Records
 from tolsey.protocol.lifecycle import State
 from tolsey.storage.blobs import BlobStore
@@ -58,6 +59,15 @@ async def test_closed_job_keeps_only_the_last_paid_checkpoint_pinned(world: Mark
     await live(world, tmp_path, paper, client=diligent_client)
     pinned, segments = await _pinned(tmp_path, paper)
     assert pinned == [segments[-1]]
+
+
+async def test_result_of_a_job_closed_long_ago_is_let_go(world: MarketWorld, tmp_path: Path) -> None:
+    paper = await trio.to_thread.run_sync(lambda: accepted(world, tmp_path, windows=1))
+    await live(world, tmp_path, paper, client=diligent_client)
+    later = await trio.to_thread.run_sync(lambda: accepted(world, tmp_path, windows=1))
+    await trio.to_thread.run_sync(world.pass_time, KEPT_RESULTS_S + 1)
+    await live(world, tmp_path, later)
+    assert (await _pinned(tmp_path, paper))[0] == []
 
 
 async def test_silent_client_worker_draws_itself_when_overdue(world: MarketWorld, tmp_path: Path) -> None:

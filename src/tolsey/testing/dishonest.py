@@ -31,7 +31,8 @@ from tolsey.network.host import Host
 from tolsey.network.rpc import serve
 from tolsey.network.transfer import ContentStore
 from tolsey.node.committer import Committer
-from tolsey.node.executor import Executor, Keep, fresh, pin_of
+from tolsey.node.executor import Executor, Keep, pin_of
+from tolsey.node.preflight import fresh
 from tolsey.node.records import JobRecord, SegmentRecord
 from tolsey.node.responder import Responder, guarded, rpc_of
 from tolsey.node.service import Parts
