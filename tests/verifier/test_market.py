@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import AsyncExitStack
 
+import pytest
 import trio
 
 from tolsey.protocol.lifecycle import State, Verdict, Vote
@@ -125,6 +126,7 @@ async def test_withheld_trace_is_demanded_and_silence_on_it_slashed(market: Pape
         assert (item.charge, item.opening) == ("withheld", None)
 
 
+@pytest.mark.slow
 async def test_withheld_checkpoint_is_challenged_with_root_zero_and_the_panel_cannot_fetch_it_either(
     market: PaperMarket,
 ) -> None:
@@ -192,6 +194,7 @@ async def test_lying_source_is_got_around(market: PaperMarket) -> None:
             assert worker in vera.peers.punished
 
 
+@pytest.mark.slow
 async def test_watcher_that_was_not_drawn_finds_the_fault_and_earns(market: PaperMarket) -> None:
     """verifierCount 0: nobody is drawn, whoever watches still finds it."""
     async with AsyncExitStack() as stack:
@@ -238,6 +241,7 @@ async def is_stage(running: Running, stage: str) -> bool:
     return stage in await stage_of(running)
 
 
+@pytest.mark.slow
 async def test_challenge_goes_on_after_a_kill(market: PaperMarket) -> None:
     async with AsyncExitStack() as stack:
         async with market.verifier("vera") as vera:
@@ -273,6 +277,7 @@ async def test_reorg_that_undoes_the_draw_ends_the_old_duty_and_starts_the_new(m
 # dishonest verifiers
 
 
+@pytest.mark.slow
 async def test_lazy_verifier_loses_its_bond_when_the_segment_is_refuted(market: PaperMarket) -> None:
     names = ("vera", "viktor", "vasco")
     async with AsyncExitStack() as stack:
@@ -319,6 +324,7 @@ async def test_silent_verifier_is_fined_and_the_penalty_pays_its_caller(market: 
         assert market.worth("vera") == before["vera"] + FEE + FEE
 
 
+@pytest.mark.slow
 async def test_false_accuser_loses_its_challenge_bond_and_the_worker_is_paid(market: PaperMarket) -> None:
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(market.verifier("liar", parts=DISHONEST["false-accuser"]))
