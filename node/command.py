@@ -27,7 +27,12 @@ from tolsey.node.config import WorkerConfig, default_home, dollars, parse_dollar
 STOP_S = 30.0
 """How long `stop` waits for a worker to close; a training child is killed at once, the rest is quick."""
 
-app = typer.Typer(name="worker", help="Sell training: start, stop and watch a worker.", no_args_is_help=True)
+app = typer.Typer(
+    name="worker",
+    help="Sell training: start, stop and watch a worker.",
+    no_args_is_help=True,
+    add_completion=False,
+)
 
 NETWORK = typer.Option("local", "--network", envvar="TOLSEY_NETWORK", help="Network file, or the name of a market.")
 HOME = typer.Option(None, "--home", help="Folder of this worker; one running worker each.")
