@@ -10,7 +10,7 @@ import trio
 from tolsey.protocol.lifecycle import State, Verdict, Vote
 from tolsey.testing.chain import DOLLAR, PaperJob
 from tolsey.testing.dishonest_verifiers import DISHONEST
-from tolsey.verifier.records import CLOSED, MISSED, REVEALED, WATCHED
+from tolsey.verifier.records import CLOSED, MISSED, REVEALED, SEALED, WATCHED
 
 from .worlds import PaperBench, PaperMarket, Running, paper_spec
 
@@ -263,7 +263,8 @@ async def test_reorg_that_undoes_the_draw_ends_the_old_duty_and_starts_the_new(m
         market.world.commit(job)
         before_draw = market.world.snapshot()
         market.world.draw(job)
-        await market.until(lambda: is_sealed(market, job, "vera"))
+        await market.until_async(lambda: is_stage(vera, SEALED))
+        await market.until(lambda: vera.tools.chain.follower.told == market.world.gateway.block_number())
         market.world.revert(before_draw)
         market.world.pass_time(3)
         market.world.draw(job)
