@@ -43,7 +43,7 @@ def _row(parameter: Any) -> str | None:
     if getattr(parameter, "hidden", False) or parameter.name == "help":
         return None
     if parameter.param_type_name == "argument":
-        name, meaning = parameter.human_readable_name, getattr(parameter, "help", None) or ""
+        name, meaning = parameter.name, getattr(parameter, "help", None) or ""
     else:
         name, meaning = ", ".join([*parameter.opts, *parameter.secondary_opts]), parameter.help or ""
     default = parameter.default

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "README.md").read_text() + (ROOT / "ARCHITECTURE.md").read_text()
-MAKE_TARGETS = sorted(set(re.findall(r"`make ([a-z-]+)", TEXT)))
+MAKE_TARGETS = sorted(set(re.findall(r"(?:`|^)make ([a-z-]+)", TEXT, re.M)))
 COMMANDS = sorted(set(re.findall(r"(?:`|^|\$ )tolsey ((?:(?:worker|verifier|chain|wallet) )?[a-z]+)\b", TEXT, re.M)))
 
 
