@@ -12,37 +12,9 @@ from rich.console import Console
 from tolsey.client import plan, present, render, views
 from tolsey.client.money import Money
 from tolsey.errors import ConfigError, NoOffer
-from tolsey.protocol.content import ContentId
-from tolsey.protocol.job import JobSpec
-from tolsey.protocol.offer import LOCAL_CLOCKS, Offer
-from tolsey.protocol.units import Account, ClassId, Seconds, SpecHash, StateRoot, TokenUnits
+from tolsey.protocol.units import Seconds, StateRoot, TokenUnits
 
-CLIENT = Account("0x" + "c1" * 20)
-ROOT, SEAL = StateRoot(b"r" * 32), b"s" * 32
-SPEC = JobSpec(
-    name="tiny", program=ContentId(b"p" * 32), dataset=ContentId(b"d" * 32), initial_tensors=None, profile="pinned",
-    class_id=ClassId(b"k" * 32), seed=1, steps=100, steps_per_segment=10, segments_per_window=5, batch_size=2,
-    micro_batches=1, memory_bytes=1, work_flops=10**12,
-)  # fmt: skip
-TERMS = plan.Terms(max_cost=None, verifier_count=3, sample_count=2, verdict_fee=TokenUnits(50_000), clocks=LOCAL_CLOCKS)
-
-
-def candidate(
-    number: int, price: int, *, terms: plan.Terms = TERMS, eta_s: float = 5.0, **changed: object
-) -> plan.Candidate:
-    worker = Account("0x" + f"{number:02x}" * 20)
-    offer = Offer(
-        spec_hash=SpecHash(SPEC.spec_hash), class_id=SPEC.class_id, initial_root=ROOT, client_seal=SEAL, client=CLIENT,
-        worker=worker, price=TokenUnits(price), bond=TokenUnits(10 * price), forfeit=TokenUnits(price // 4),
-        verdict_fee=terms.verdict_fee, segment_count=10, segments_per_window=5, verifier_count=3, sample_count=2,
-        commit_window_s=terms.clocks.commit_window_s, reveal_window_s=terms.clocks.reveal_window_s,
-        verdict_window_s=terms.clocks.verdict_window_s, challenge_window_s=terms.clocks.challenge_window_s,
-        nonce=number, expires_at=2_000,
-    )  # fmt: skip
-    return plan.Candidate(
-        account=worker, peer_id=f"peer{number}", class_name="cpu", class_id=SPEC.class_id, eta_s=eta_s,
-        offer=dataclasses.replace(offer, **changed), signature=b"x" * 65,
-    )  # fmt: skip
+from .offers import CLIENT, ROOT, SEAL, SPEC, TERMS, candidate
 
 
 def examined(found: plan.Candidate, terms: plan.Terms = TERMS) -> plan.Candidate:
