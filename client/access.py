@@ -20,7 +20,7 @@ from tolsey.client.records import Purchases
 from tolsey.contracts.gateway import Gateway
 from tolsey.contracts.network_file import NetworkFile
 from tolsey.contracts.wallet import PASSPHRASE_VARIABLE, Keystore, Wallet, read_passphrase
-from tolsey.errors import ConfigError
+from tolsey.errors import ConfigError, StorageError
 from tolsey.network.identity import Identity
 from tolsey.protocol.encoding import keccak256
 from tolsey.protocol.units import Account
@@ -123,7 +123,14 @@ class Access:
         Raises:
             StorageError: another process serves them.
         """
-        store = BlobStore(self.folder_of(peer_key) / "blobs", QUOTA_BYTES)
+        try:
+            store = BlobStore(self.folder_of(peer_key) / "blobs", QUOTA_BYTES)
+        except StorageError as cause:
+            if "in use by" not in cause.message:
+                raise
+            raise StorageError(
+                f"another process follows this job already: {cause.message}", fix="tolsey logs -f JOB, or tolsey wait JOB"
+            ) from cause
         try:
             yield store
         finally:

@@ -72,7 +72,7 @@ def story() -> list[ev.Event]:
         ev.JobSlashed(
             **change(State.CHALLENGED, State.SLASHED, 1, 10), segment=6, finder=OFFER.client, challenger=OFFER.client,
             panel=(), to_client=TokenUnits(300_000), escrow_returned=TokenUnits(500_000),
-            to_finder=TokenUnits(2_000_000), burned=TokenUnits(1_700_000),
+            to_panel=TokenUnits(1_000_000), to_finder=TokenUnits(2_000_000), burned=TokenUnits(1_700_000),
             challenge_bond_returned=TokenUnits(0),
         ),
     ]  # fmt: skip
