@@ -14,8 +14,7 @@ import {Tags} from "./libraries/Tags.sol";
 
 /// @title When a job goes wrong
 /// @notice Rows 10 to 17 of the table in docs/protocol.md section 3, the slash of 3.1 and the penalties of 3.2. A
-/// verdict moves
-/// no worker's money; only what the chain can check itself, or the judge's word, does.
+/// verdict moves no worker's money; only what the chain can check itself, or the judge's word, does.
 abstract contract Disputes is IDisputes, JobRules {
     using Accounts for Accounts.Book;
 

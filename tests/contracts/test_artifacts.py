@@ -43,6 +43,24 @@ def test_artifact_rebuild_gives_the_same_bytes() -> None:
     assert building.differences() == []
 
 
+@pytest.mark.forge
+@pytest.mark.slow
+def test_artifact_both_halves_lay_out_storage_alike() -> None:
+    if shutil.which("node") is None or not (building.HERE.parent / "node_modules" / "solc").is_dir():
+        pytest.skip("the Solidity compiler is not installed (npm ci)")
+    sources = building._sources()
+    settings = building._settings() | {
+        "viaIR": False,  # the layout does not depend on the pipeline, and this one is quick
+        "outputSelection": {"*": {"*": ["storageLayout"]}},
+    }
+    output = building._run_solc({"language": "Solidity", "sources": sources, "settings": settings})["contracts"]
+    variables = [
+        output[f"{name}.sol"][name]["storageLayout"]["storage"] for name in ("JobMarket", "MarketAnnex")
+    ]
+    layouts = [[(item["label"], item["slot"], item["offset"]) for item in half] for half in variables]
+    assert layouts[0] and layouts[0] == layouts[1]
+
+
 def test_artifact_market_fits_the_chain() -> None:
     creation = len(artifact("JobMarket").bytecode) + _PARAMS_BYTES
     assert creation <= _INITCODE_LIMIT

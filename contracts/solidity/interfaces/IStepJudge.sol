@@ -13,8 +13,7 @@ interface IStepJudge {
     }
 
     /// @notice What is in dispute: the worker says that `segment` leads from `inputRoot` to `outputRoot`, the
-    /// challenger says to
-    /// `claimedRoot` (0: nobody serves the checkpoints).
+    /// challenger says to `claimedRoot` (0: nobody serves the checkpoints).
     struct Claim {
         bytes32 disputeId;
         bytes32 jobId;
