@@ -221,15 +221,18 @@ async def test_guard6_write_waits_for_window(guarded, take_off, autojump_clock):
     assert (len(frames), len(failed)) == ((1, 0) if guarded else (0, 1))
 
 
-async def test_guard6_frame_fills_one_noise_record():
-    frames = []
+async def test_guard6_frames_fill_noise_records_four_at_a_time():
+    written = []
 
-    async def write_frame(frame: bytes) -> None:
-        frames.append(len(frame))
+    async def write_frame(raw: bytes) -> None:
+        written.append(raw)
 
     stream = yamux.YamuxStream(1, SimpleNamespace(_write_frame=write_frame), True)
-    await stream.write(bytes(150_000))
-    assert frames == [65519, 65519, 150_000 - 2 * 65507 + 12]
+    stream.send_window = 1 << 20
+    await stream.write(bytes(5 * 65507 + 100))
+    assert [len(raw) for raw in written] == [4 * 65519, 65519 + 112]
+    lengths = [int.from_bytes(raw[i + 8 : i + 12], "big") for raw in written for i in range(0, len(raw), 65519)]
+    assert lengths == [65507] * 5 + [100]
 
 
 async def test_guard6_cancelled_write_is_whole(guarded, take_off, autojump_clock):

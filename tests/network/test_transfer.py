@@ -13,7 +13,7 @@ import pytest
 import trio
 
 from tolsey.errors import PeerUnreachable, RemoteViolation, StorageError
-from tolsey.network import pulling, transfer
+from tolsey.network import partfile, pulling, transfer
 from tolsey.network.host import Host, Identity, Limits, open_host
 from tolsey.network.partfile import PartFile
 from tolsey.network.transfer import UploadCaps, fetch, serve_content
@@ -325,6 +325,26 @@ def test_partfile_wrong_chunk_not_written(store, tmp_path):
         part.write(1, wrong)
     with pytest.raises(StorageError, match="lacks 2 of 2"):
         part.finish()
+    part.close()
+
+
+def test_partfile_disk_space_taken_before_the_bytes(store, tmp_path, monkeypatch):
+    monkeypatch.setattr(partfile, "REGION_BYTES", 2 * CHUNK_BYTES)
+    held = store(bytes(3 * CHUNK_BYTES + 5))
+    part = PartFile(tmp_path / "x", held.held)
+    part.write(1, held.read_chunk(held.content_id, 1))
+    assert 2 * CHUNK_BYTES <= part.part.stat().st_blocks * 512 < 3 * CHUNK_BYTES
+    part.write(3, held.read_chunk(held.content_id, 3))
+    assert part.part.stat().st_size == 3 * CHUNK_BYTES + 5
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(partfile.os, "posix_fallocate", full)
+    part._allocated.clear()
+    with pytest.raises(StorageError, match="No space left"):
+        part.write(0, held.read_chunk(held.content_id, 0))
+    assert part.done == {1, 3}
     part.close()
 
 

@@ -23,7 +23,7 @@ import logging
 import os
 import struct
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -50,6 +50,7 @@ from libp2p.stream_muxer.yamux import yamux
 from multiaddr import Multiaddr  # type: ignore[import-untyped]  # ships no types
 
 from tolsey.errors import LocalViolation
+from tolsey.network import records
 
 LIBRARY_VERSION = "0.8.1"
 MAX_PENDING_INBOUND = 64
@@ -62,6 +63,8 @@ CONNECTION_BUFFER_BYTES = 24 << 20
 """All unread bytes of one connection; one stream at full window fits, two do not (the second peer pays)."""
 FRAME_PAYLOAD_BYTES = 65535 - 16 - yamux.HEADER_SIZE
 """65507: one yamux frame in one noise record (65535 with its 16-byte tag); one byte more costs two records."""
+FRAMES_PER_WRITE = 4
+"""Handed to the socket at once: a quarter of the steps, and other streams wait for 256 kB at most."""
 WINDOW_WAIT_S = 120.0
 FRAME_WRITE_S = 15.0
 DHT_STREAM_S = 10.0
@@ -111,6 +114,8 @@ def apply() -> None:
     _patch(yamux.Yamux, "_write_frame", _write_frame)
     _patch(Swarm, "close_peer", _close_peer)
     _patch(Swarm, "dial_peer", _dial_peer)
+    for owner, name, replacement in records.REPLACED:
+        _patch(owner, name, replacement)
     if not os.environ.get("LIBP2P_DEBUG"):  # it warns at each ordinary end of a stream, and at each frame of a flood
         logging.getLogger("libp2p").setLevel(logging.CRITICAL)
     _applied = True
@@ -313,13 +318,19 @@ async def _write(self: yamux.YamuxStream, data: bytes) -> None:
         if self.send_window <= 0:
             await _window(self)
             continue
-        size = min(self.send_window, FRAME_PAYLOAD_BYTES, len(view) - sent)
+        size = min(self.send_window, FRAMES_PER_WRITE * FRAME_PAYLOAD_BYTES, len(view) - sent)
         self.send_window -= size
-        header = struct.pack(yamux.YAMUX_HEADER_FORMAT, 0, yamux.TYPE_DATA, 0, self.stream_id, size)
-        await self.conn._write_frame(header + view[sent : sent + size])
+        await self.conn._write_frame(b"".join(_frames(self.stream_id, view[sent : sent + size])))
         sent += size
         if not size:
             return
+
+
+def _frames(stream_id: int, payload: memoryview) -> Iterator[bytes | memoryview]:
+    for start in range(0, len(payload) or 1, FRAME_PAYLOAD_BYTES):
+        piece = payload[start : start + FRAME_PAYLOAD_BYTES]
+        yield struct.pack(yamux.YAMUX_HEADER_FORMAT, 0, yamux.TYPE_DATA, 0, stream_id, len(piece))
+        yield piece
 
 
 async def _window(stream: yamux.YamuxStream) -> None:

@@ -41,7 +41,7 @@ class Stream:
         self._charge = charge
         self.protocol = str(inner.get_protocol())
         self._inner = inner
-        self._buffer = bytearray()
+        self._buffer = bytearray()  # what a cancelled read left, else empty: no more is read than is asked for
 
     async def read_some(self) -> bytes:
         """At least one byte, or nothing once the peer has closed its side in order."""
@@ -64,10 +64,12 @@ class Stream:
     async def _exactly(self, size: int, *, inside: bool) -> bytes:
         buffer = self._buffer
         while len(buffer) < size:
-            more = await self._read(max(READ_BYTES, size - len(buffer)))
+            more = await self._read(size - len(buffer))
             if not more:
                 ended = StreamCut if inside or buffer else StreamEnded
                 raise ended(f"{self.peer_id} ended {self.protocol} after {len(buffer)} of {size} bytes")
+            if len(more) == size:
+                return more
             buffer += more
         with memoryview(buffer) as view:
             out = bytes(view[:size])
