@@ -2,7 +2,7 @@
 
 `python -m tolsey.contracts.gas` prints it from `solidity/gas.json`, which the Solidity tests measure (whole
 transactions of people who have traded before: intrinsic gas, calldata, cold slots and refunds; fee 0; one window of
-four segments, a pool of five verifiers). `--update OUT` takes a fresh measurement over. Peers' figures were measured
+four segments, a pool of five verifiers). `--update OUT` takes a fresh measurement over, `--check OUT` compares it with the committed one. Peers' figures were measured
 the same way from their public repositories at the named commits, in November 2026.
 """
 
@@ -51,11 +51,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["--update"] and len(arguments) == 2:
         _FIGURES.write_bytes(Path(arguments[1]).read_bytes())
+    elif arguments[:1] == ["--check"] and len(arguments) == 2:
+        return _check(json.loads(Path(arguments[1]).read_text()))
     elif arguments:
-        print("usage: python -m tolsey.contracts.gas [--update contracts/solidity/out/gas.json]")
+        print("usage: python -m tolsey.contracts.gas [--check | --update contracts/solidity/out/gas.json]")
         return 2
     print(table())
     return 0
+
+
+def _check(measured: dict[str, int]) -> int:
+    """0 where a fresh measurement equals the committed figures; else names every flow that moved."""
+    own = figures()
+    moved = [name for name in sorted(own.keys() | measured.keys()) if own.get(name) != measured.get(name)]
+    for name in moved:
+        print(f"{name}: measured {measured.get(name)}, committed {own.get(name)}")
+    if moved:
+        print("take them over: python -m tolsey.contracts.gas --update contracts/solidity/out/gas.json")
+    return 1 if moved else 0
 
 
 if __name__ == "__main__":

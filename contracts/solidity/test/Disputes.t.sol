@@ -146,7 +146,9 @@ contract DisputesTest is Market {
     function test_sealVerdict_newcomerInEmptiedPlace_reverts() public {
         IJobMarket.Offer memory offer = standardOffer();
         offer.verifierCount = 5;
-        for (uint256 i = 0; i < VERIFIERS; ++i) depart(verifiers[i]);
+        for (uint256 i = 0; i < VERIFIERS; ++i) {
+            depart(verifiers[i]);
+        }
         later(params.unbondingS - 1);
         offer.expiresAt = uint40(block.timestamp + 1 days);
         drawn(offer);
@@ -242,7 +244,9 @@ contract DisputesTest is Market {
 
     function test_penalizeSilence_leavingAtDraw_reverts() public {
         IJobMarket.Offer memory offer = standardOffer();
-        for (uint256 i = 0; i < VERIFIERS; ++i) depart(verifiers[i]);
+        for (uint256 i = 0; i < VERIFIERS; ++i) {
+            depart(verifiers[i]);
+        }
         later(1);
         drawn(offer);
         address verifier = market.drawnVerifiers(offer)[0];
@@ -586,7 +590,9 @@ contract DisputesTest is Market {
         IJobMarket.Offer memory offer = standardOffer();
         (uint256 client, uint256 worker, uint256 challenger) = (free(alice), free(bob), free(carol));
         (bytes32 id, bytes32 disputeId) = challenged(offer, 2, "mine");
-        for (uint256 i = 0; i < 3; ++i) judged(disputeId, [5, 5, 5]);
+        for (uint256 i = 0; i < 3; ++i) {
+            judged(disputeId, [5, 5, 5]);
+        }
         market.resolve(offer);
         stateIs(id, IJobMarket.State.Voided);
         same(free(alice), client, "client's free");
@@ -702,7 +708,9 @@ contract DisputesTest is Market {
     }
 
     function test_drawPanel_nobodyMaySit_closesWithoutRuling() public {
-        for (uint256 i = 0; i < VERIFIERS; ++i) depart(verifiers[i]);
+        for (uint256 i = 0; i < VERIFIERS; ++i) {
+            depart(verifiers[i]);
+        }
         later(1);
         IJobMarket.Offer memory offer = standardOffer();
         (bytes32 id, bytes32 disputeId) = challenged(offer, 2, "mine");
@@ -714,7 +722,9 @@ contract DisputesTest is Market {
     }
 
     function test_drawPanel_twoMaySit_seatsOne() public {
-        for (uint256 i = 0; i < 3; ++i) depart(verifiers[i]);
+        for (uint256 i = 0; i < 3; ++i) {
+            depart(verifiers[i]);
+        }
         later(1);
         IJobMarket.Offer memory offer = standardOffer();
         (, bytes32 disputeId) = challenged(offer, 2, "mine");

@@ -121,7 +121,9 @@ contract JobLifeTest is Market {
             bytes32 digest = digestOf(dirty);
             (uint8 v, bytes32 r, bytes32 s) = vm.sign(WORKER_KEY, digest);
             bytes memory signature = abi.encodePacked(r, s, v);
-            for (uint256 i = 0; i < 65; ++i) dirty[4 + 32 * 22 + i] = signature[i];
+            for (uint256 i = 0; i < 65; ++i) {
+                dirty[4 + 32 * 22 + i] = signature[i];
+            }
             vm.prank(alice);
             (bool done, bytes memory why) = address(market).call(dirty);
             isTrue(!done && why.length == 0, string.concat("field ", vm.toString(field), " got through"));
@@ -444,7 +446,9 @@ contract JobLifeTest is Market {
     /// @dev The digest of the offer's words in a call, as a worker that plays along would sign them.
     function digestOf(bytes memory call) private view returns (bytes32) {
         bytes memory words = new bytes(640);
-        for (uint256 i = 0; i < 640; ++i) words[i] = call[4 + i];
+        for (uint256 i = 0; i < 640; ++i) {
+            words[i] = call[4 + i];
+        }
         bytes32 domain = keccak256(
             abi.encode(
                 keccak256("EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)"),

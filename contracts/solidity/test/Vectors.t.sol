@@ -48,7 +48,9 @@ contract VectorsTest is Market {
         string memory cases;
         for (uint256 count = 1; count <= 9; ++count) {
             bytes32[] memory leaves = new bytes32[](count);
-            for (uint256 i = 0; i < count; ++i) leaves[i] = keccak256(abi.encode("leaf", i));
+            for (uint256 i = 0; i < count; ++i) {
+                leaves[i] = keccak256(abi.encode("leaf", i));
+            }
             uint256 index = count - 1 - count / 3;
             bytes32[] memory proof = proofOf(leaves, index);
             isTrue(this.verify(rootOf(leaves), count, index, leaves[index], proof), "MerkleLib accepts the proof");
@@ -116,7 +118,9 @@ contract VectorsTest is Market {
         count = pick(count, 1, 40);
         index = pick(index, 0, count - 1);
         bytes32[] memory leaves = new bytes32[](count);
-        for (uint256 i = 0; i < count; ++i) leaves[i] = keccak256(abi.encode(seed, i));
+        for (uint256 i = 0; i < count; ++i) {
+            leaves[i] = keccak256(abi.encode(seed, i));
+        }
         bytes32[] memory proof = proofOf(leaves, index);
         bytes32 root = rootOf(leaves);
         isTrue(this.verify(root, count, index, leaves[index], proof), "true proof refused");
