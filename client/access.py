@@ -129,12 +129,21 @@ class Access:
             if "in use by" not in cause.message:
                 raise
             raise StorageError(
-                f"another process follows this job already: {cause.message}", fix="tolsey logs -f JOB, or tolsey wait JOB"
+                f"another process follows this job already: {cause.message}",
+                fix="tolsey logs -f JOB, or tolsey wait JOB",
             ) from cause
         try:
             yield store
         finally:
             store.close()
+
+    def is_in_use(self, peer_key: bytes) -> bool:
+        """Whether another process serves this purchase now."""
+        try:
+            with self.blobs_of(peer_key):
+                return False
+        except StorageError:
+            return True
 
     @contextmanager
     def outbox_of(self, peer_key: bytes) -> Iterator[Database]:

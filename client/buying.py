@@ -8,7 +8,8 @@
     6. fund       what the ledger lacks, by a signed permit; refused before it is sent where the wallet lacks it too
     7. accept     the chosen offer is written down first, then sent through the outbox: once, whatever happens
 
-A no at step 5, or any failure before 7, leaves nothing behind. Next in the flow: serve.py.
+A no at step 5, or any failure before 7, locks nothing; asking again soon takes the same seal up again, because a worker
+gives the same request the same offer. Next in the flow: serve.py.
 """
 
 from __future__ import annotations
@@ -53,6 +54,8 @@ if TYPE_CHECKING:
 DEFAULT_VERIFIERS = 3
 DEFAULT_SAMPLES = 2
 DEFAULT_VERDICT_FEE = "0.05"
+ADOPT_S = 300
+"""Longer than any offer binds; what was asked earlier is asked anew."""
 INPUT = "input"
 """Who pins the contents of a purchase in its store."""
 
@@ -118,7 +121,7 @@ class Shop:
 
 @asynccontextmanager
 async def open_shop(access: Access, request: specs.Request, wishes: Wishes) -> AsyncIterator[Shop]:
-    """Steps 1 to 4; what was not accepted when the block is left is forgotten.
+    """Steps 1 to 4; what was not accepted when the block is left costs nothing.
 
     Raises:
         NoOffer, ConfigError, SpecInvalid, ChainUnavailable: before anything was signed.
@@ -126,18 +129,18 @@ async def open_shop(access: Access, request: specs.Request, wishes: Wishes) -> A
     terms = await in_thread(_terms, access, request, wishes)
     account = access.account
     ledger = await in_thread(Ledger.read, access)
-    key = os.urandom(32)
+    before = await _adoptable(access)
+    key = os.urandom(32) if before is None else before.peer_key
+    listen = f"/ip4/127.0.0.1/tcp/{_free_port()}" if before is None else before.listen
     folder = access.folder_of(key)
     shop: Shop | None = None
-    intent: Purchase | None = None
     try:
         with access.blobs_of(key) as blobs, access.outbox_of(key) as database:
             built = await trio.to_thread.run_sync(lambda: specs.build(request, folder / "built", data=wishes.data))
             await trio.to_thread.run_sync(_pack, blobs, built)
-            listen = f"/ip4/127.0.0.1/tcp/{_free_port()}"
             async with open_peers(access, ledger=ledger, identity=Identity(key), listen=listen, store=blobs) as peers:
                 sellers = await peers.sellers()
-                intent = _sealed(built, choose_class(sellers, terms, ledger), key, listen)
+                intent = _sealed(built, choose_class(sellers, terms, ledger), key, listen, before)
                 await access.purchases.keep(intent)
                 plan = await _ask(access, peers, sellers, intent, terms, account)
                 shop = Shop(access, peers, database, intent, plan)
@@ -146,9 +149,6 @@ async def open_shop(access: Access, request: specs.Request, wishes: Wishes) -> A
         shutil.rmtree(folder / "built", ignore_errors=True)
         if shop is None or not shop.accepted:
             shutil.rmtree(folder, ignore_errors=True)
-            if intent is not None:
-                with trio.CancelScope(shield=True):
-                    await access.purchases.drop(intent.seal)
 
 
 def choose_class(sellers: Sequence[Seller], terms: Terms, ledger: Ledger) -> ClassId:
@@ -228,9 +228,20 @@ def _first(*values: int | None) -> int:
     return next(value for value in values if value is not None)
 
 
-def _sealed(built: BuiltJob, class_id: ClassId, key: bytes, listen: str) -> Purchase:
+async def _adoptable(access: Access) -> Purchase | None:
+    """A purchase that was asked for a moment ago and not made, so that `run` after `plan` is the same request.
+
+    A signed offer holds its worker's place until it expires; the same request gets the same offer again, another one
+    would find the worker busy with the first.
+    """
+    found = await access.purchases.newest_intent(int(time.time()) - ADOPT_S)
+    return None if found is None or access.is_in_use(found.peer_key) else found
+
+
+def _sealed(built: BuiltJob, class_id: ClassId, key: bytes, listen: str, before: Purchase | None) -> Purchase:
     spec: JobSpec = specs.spec_of(built, class_id)
-    secret = secrets.token_bytes(32)
+    is_same = before is not None and before.spec == spec
+    secret = before.secret if before is not None and is_same else secrets.token_bytes(32)
     return Purchase(
         seal=seal_chain(secret, spec.window_count)[-1],
         secret=secret,

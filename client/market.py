@@ -186,7 +186,6 @@ class AsyncMarket:
             ConfigError: this client did not buy that job. StorageError: another process follows it.
         """
         purchase = await self._purchase(job)
-        first = _FirstStep(watch, time.monotonic())
         ledger = await in_thread(Ledger.read, self.access)
         key = purchase.peer_key
         with self.access.blobs_of(key) as blobs, self.access.outbox_of(key) as database:
@@ -201,9 +200,9 @@ class AsyncMarket:
                         await peers.locate(purchase.offer.worker)
                     except NetworkError:
                         pass  # it knows where we are; serving goes on
-                state = await self._followed(sender, peers, purchase, first)
+                state = await self._followed(sender, peers, purchase, watch)
         log = (await in_thread(Ledger.read, self.access)).jobs[_job_id(purchase)]
-        return _run_view(log, state, first_step_s=first.seconds)
+        return _run_view(log, state)
 
     async def wait(self, job: str, *, timeout_s: float | None = None) -> RunView:
         """Waits until a job is final, whoever follows it.

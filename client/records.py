@@ -28,6 +28,8 @@ from tolsey.storage.engine import Database, Session, metadata
 from tolsey.storage.tables import FixedBytes
 
 MAX_OFFER_JSON_BYTES = 8_192
+FORGET_S = 3_600
+"""An intent that was not bought is forgotten after an hour; no offer binds that long."""
 T = TypeVar("T")
 
 purchases = sa.Table(
@@ -103,7 +105,7 @@ class Purchases:
                 database.close()
 
     async def keep(self, purchase: Purchase) -> None:
-        """Writes a purchase down before anybody hears of its seal."""
+        """Writes a purchase down before anybody hears of its seal; those long given up are forgotten."""
         row = {
             "seal": purchase.seal,
             "secret": purchase.secret,
@@ -113,7 +115,16 @@ class Purchases:
             "initial_root": purchase.initial_root,
             "created_at": purchase.created_at,
         }
-        await self._run(lambda s: _nothing(s.execute(sa.insert(purchases), [row])), write=True)
+        stale = purchases.c.created_at < purchase.created_at - FORGET_S
+        given_up = sa.delete(purchases).where(
+            purchases.c.job_id.is_(None), sa.or_(stale, purchases.c.seal == purchase.seal)
+        )
+
+        def put(session: Session) -> None:
+            session.execute(given_up)
+            session.execute(sa.insert(purchases), [row])
+
+        await self._run(put, write=True)
 
     async def choose(self, seal: bytes, job_id: JobId, offer: Offer, signature: bytes, worker_peer_id: str) -> None:
         """Writes the chosen offer down; it must be durable before `accept` is sent."""
@@ -129,10 +140,16 @@ class Purchases:
         """Keeps what the worker said last, so that the loss curve outlives the worker."""
         await self._set(purchases.c.job_id == job_id, progress=progress.encode())
 
-    async def drop(self, seal: bytes) -> None:
-        """Forgets a purchase that was not made."""
-        statement = sa.delete(purchases).where(purchases.c.seal == seal, purchases.c.job_id.is_(None))
-        await self._run(lambda s: _nothing(s.execute(statement)), write=True)
+    async def newest_intent(self, since: int) -> Purchase | None:
+        """The newest purchase written down after `since` (unix seconds) that was not made."""
+        statement = (
+            sa.select(purchases)
+            .where(purchases.c.job_id.is_(None), purchases.c.created_at >= since)
+            .order_by(purchases.c.created_at.desc())
+            .limit(1)
+        )
+        row = await self._run(lambda s: s.execute(statement).first(), write=False)
+        return None if row is None else _purchase(row)
 
     async def all(self) -> list[Purchase]:
         """Every purchase with a chosen offer, oldest first."""

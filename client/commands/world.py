@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import typer
 
@@ -80,7 +80,7 @@ def demo(
 
     if engine not in ("auto", "anvil", "embedded"):
         raise ConfigError(f"--engine is {engine!r}; it is auto, anvil or embedded")
-    raise typer.Exit(story.main(engine=engine, fast=fast, keep=keep))
+    raise typer.Exit(story.main(engine=cast(Any, engine), fast=fast, keep=keep))
 
 
 class _Failed(TolseyError):
