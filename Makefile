@@ -73,7 +73,7 @@ node_modules/.installed: package.json package-lock.json | $(VENV)/bin/python
 slither: install-npm  ## static analysis of the contracts, in an environment of its own
 	test -d .venv-slither || $(PYTHON) -m venv .venv-slither
 	.venv-slither/bin/python -m pip install --quiet --disable-pip-version-check slither-analyzer==0.11.6
-	cd contracts/solidity && PATH=$(CURDIR)/.venv-slither/bin:$$PATH slither . --config-file slither.config.json
+	cd contracts/solidity && FOUNDRY_PROFILE=quick PATH=$(CURDIR)/.venv-slither/bin:$$PATH slither . --config-file slither.config.json
 
 clean:  ## remove what was installed and built here
 	rm -rf $(VENV) .venv-slither node_modules build dist contracts/solidity/out contracts/solidity/cache

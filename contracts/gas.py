@@ -2,7 +2,8 @@
 
 `python -m tolsey.contracts.gas` prints it from `solidity/gas.json`, which the Solidity tests measure (whole
 transactions of people who have traded before: intrinsic gas, calldata, cold slots and refunds; fee 0; one window of
-four segments, a pool of five verifiers). `--update OUT` takes a fresh measurement over, `--check OUT` compares it with the committed one. Peers' figures were measured
+four segments, a pool of five verifiers). `--update OUT` takes a fresh measurement over, `--check OUT` compares it with
+the committed one. Peers' figures were measured
 the same way from their public repositories at the named commits, in November 2026.
 """
 

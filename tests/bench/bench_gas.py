@@ -1,4 +1,4 @@
-"""Gas of every flow beside the peers' figures, from the committed measurement (`make contracts` checks that it is current)."""
+"""Gas of every flow beside the peers' figures, from the committed measurement (`make contracts` keeps it current)."""
 
 from __future__ import annotations
 

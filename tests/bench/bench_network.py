@@ -491,9 +491,7 @@ async def hostile_set() -> list[Row]:
             "216 malformed gossip frames": lambda by: hostile.fuzz_gossip(
                 by, node.peer_id, "offers", seed=3, cases=216
             ),
-            "200 MB past the window": lambda by: hostile.ignore_window(
-                by, node.peer_id, "/t/wait/1", 200 * MB
-            ),
+            "200 MB past the window": lambda by: hostile.ignore_window(by, node.peer_id, "/t/wait/1", 200 * MB),
             "12 idle DHT streams": lambda by: hostile.idle_streams(by, node.peer_id, hostile.KAD, 12),
             "260 silent connections": silent,
             "garbage handshakes": garbage,
@@ -537,9 +535,7 @@ def _digest(path: Path) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--quick", action="store_true", help="300 MB and 500 dials in place of 1 GB and 2,000"
-    )
+    parser.add_argument("--quick", action="store_true", help="300 MB and 500 dials in place of 1 GB and 2,000")
     parser.add_argument("--only", default="", help="comma-separated names of the figures")
     parser.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
     args = parser.parse_args()

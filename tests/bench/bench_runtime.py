@@ -56,7 +56,9 @@ def eager_loop(job: author.Job, data: Dataset, micro_batches: int) -> Callable[[
         )
     else:
         optimiser = torch.optim.SGD(
-            model.parameters(), lr=float(job.lr), momentum=float(options["momentum"]),
+            model.parameters(),
+            lr=float(job.lr),
+            momentum=float(options["momentum"]),
             weight_decay=float(options["weight_decay"]),
         )
 
@@ -104,11 +106,15 @@ def executor_ratio(job: author.Job, rounds: int, steps: int) -> dict[str, float]
                 ratios.append((middle - start) / (end - middle))
     params = sum(item.spec.size_bytes // 4 for item in built.program.state.values() if item.role == "param")
     return {
-        "params": params, "nodes": len(built.program.grad.nodes) + len(built.program.update.nodes),
-        "build_s": round(build_s, 2), "admit_s": round(admit_s, 3),
+        "params": params,
+        "nodes": len(built.program.grad.nodes) + len(built.program.update.nodes),
+        "build_s": round(build_s, 2),
+        "admit_s": round(admit_s, 3),
         "executor_ms": round(statistics.median(ours_s) * 1e3, 2),
-        "eager_ms": round(statistics.median(eager_s) * 1e3, 2), "ratio": round(statistics.median(ratios), 3),
-        "ratio_min": round(min(ratios), 3), "ratio_max": round(max(ratios), 3),
+        "eager_ms": round(statistics.median(eager_s) * 1e3, 2),
+        "ratio": round(statistics.median(ratios), 3),
+        "ratio_min": round(min(ratios), 3),
+        "ratio_max": round(max(ratios), 3),
     }
 
 
@@ -121,8 +127,13 @@ def state_speeds(megabytes: int) -> dict[str, float]:
     tensors = {f"param.{place}": torch.randn(rows, 1024) for place in range(4)}
     empty = Phase(inputs=(), nodes=(), outputs=())
     program = Program(
-        state={name: StateTensor(spec=spec, role="param", recipe=None) for name in tensors}, batch={"x": spec}, data={},
-        micro_batches=1, rates={}, grad=empty, update=empty,
+        state={name: StateTensor(spec=spec, role="param", recipe=None) for name in tensors},
+        batch={"x": spec},
+        data={},
+        micro_batches=1,
+        rates={},
+        grad=empty,
+        update=empty,
     )
     whole = state.TrainingState(tensors=tensors, step=1, cursor=1)
     size = 4 * spec.size_bytes / 1e6
@@ -154,8 +165,14 @@ def main() -> None:
     jobs = {"byte_gpt": author.load(EXAMPLES / "byte_gpt.py"), "digits_cnn": author.load(EXAMPLES / "digits_cnn.py")}
     if not quick:
         jobs["wide_gpt"] = author.Job(
-            name="wide-gpt", model=Wide, data=author.text_file(context=64), batch_size=16, steps=1000,
-            steps_per_segment=100, lr="1e-3", clip_norm="1.0",
+            name="wide-gpt",
+            model=Wide,
+            data=author.text_file(context=64),
+            batch_size=16,
+            steps=1000,
+            steps_per_segment=100,
+            lr="1e-3",
+            clip_norm="1.0",
         )
     for name, job in jobs.items():
         scale = 10 if name == "digits_cnn" else 1

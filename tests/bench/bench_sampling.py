@@ -1,7 +1,7 @@
 """Detection of a worker that fakes a share of a window's segments: the odds that the plan screen shows, against draws.
 
 The draws are made by the protocol's own code from random seeds and salts, the faked segments are random too. Prints,
-per share and sample size, the predicted and the seen rate of windows in which at least one verifier met a faked segment.
+per share and sample size, the predicted and the seen rate of windows in which a verifier met a faked segment.
 """
 
 from __future__ import annotations
