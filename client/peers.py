@@ -95,10 +95,12 @@ class Peers:
         )
         domain = self._access.network.domain
         now_ts = await trio.to_thread.run_sync(self._access.reader.now_ts)
+        # A listing is minutes old, and its last place may be held by our own earlier request: ask all the same.
+        idle = dataclasses.replace(listing, busy=0)
         reason = (
             "is not among --on"
             if not is_wanted(listing.account, terms)
-            else listing.why_not(request.spec, domain=domain, now_ts=now_ts)
+            else idle.why_not(request.spec, domain=domain, now_ts=now_ts)
             or ("is not registered on chain under this peer id" if not seller.registered else None)
         )
         if reason is not None:
