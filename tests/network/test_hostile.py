@@ -68,7 +68,7 @@ async def test_hostile_impersonation_not_believed(market):
 
 async def test_hostile_300_dials_none_refused(market):
     async with market() as (node, _attacker, serves):
-        assert await hostile.dial_and_close(node.addrs[0], 300, dialers=10) == 300
+        assert await hostile.dial_and_close(node.addrs[0], 300, dialers=30) == 300
         await serves()
 
 

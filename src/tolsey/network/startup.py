@@ -55,7 +55,7 @@ def build(identity: Identity, max_connections: int, announce: list[Multiaddr]) -
             min_connections=0,
             low_watermark=0,
             high_watermark=max_connections,
-            inbound_upgrade_timeout=5.0,
+            inbound_upgrade_timeout=guards.DIAL_S,  # as patient as a dialer: a slow machine must not refuse its guests
         ),
     )
     assert isinstance(swarm, Swarm)
