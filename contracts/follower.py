@@ -1,8 +1,9 @@
 """Follows the chain: every event of the market once and in order, and every reorganisation undone.
 
 This is the one place where the chain is polled. A round: ask for the newest header; if a block that we have told of is
-no longer the chain's, walk back to the last common one, forget what came after, and tell `Reorg(from_block)`; then tell
-the events up to the newest block that has enough confirmations. The cursor is written after the events were handed to
+no longer the chain's, walk back to the last common one, forget what came after, and tell `Reorg(from_block)`; so too
+if an action of ours was mined in a later block that is gone. Then tell the events up to the newest block that has
+enough confirmations. The cursor is written after the events were handed to
 the subscribers, so after a crash they are told again: an event is known by its `key`, and whoever acts on one looks at
 the chain's state first.
 
@@ -108,10 +109,11 @@ class Follower:
 
     async def _round(self) -> bool:
         """One look; whether more is to be told at once."""
+        mined = await self._mined_untold()  # before `newest` is asked for, which must not be older than it
         newest = await self._ask(self._gateway.blocks.newest)
         is_new, self.head, self.now_ts = newest.number != self.head, newest.number, newest.ts
         ancestor = await self._ask(partial(self._common_ancestor, newest))
-        if ancestor < self.told:
+        if ancestor < self.told or (mined and not await self._ask(partial(self._all_there, mined, newest))):
             await self._undo(ancestor)
         final = newest.number - self._gateway.network.confirmations
         last = min(final, self.told + RANGE)
@@ -143,6 +145,14 @@ class Follower:
             number -= 1
         return number
 
+    def _all_there(self, mined: list[tuple[int, bytes]], newest: Header) -> bool:
+        """Whether all these blocks are the chain's."""
+        for number, block_hash in mined:
+            here = self._gateway.blocks.at(number) if number <= newest.number else None
+            if here is None or here.hash != block_hash:
+                return False
+        return True
+
     def _read(self, first: int, last: int, newest: int) -> tuple[list[Header] | None, list[Event]]:
         """Headers worth remembering and events of a range, or (None, []) where they do not fit together."""
         blocks = self._gateway.blocks
@@ -167,11 +177,12 @@ class Follower:
         return self._hashes.get(header.number - 1, header.parent_hash)
 
     async def _undo(self, ancestor: int) -> None:
-        gone = {number: self._hashes.pop(number) for number in list(self._hashes) if number > ancestor}
-        log.warning("blocks %d to %d are gone", ancestor + 1, self.told)
+        for number in [number for number in self._hashes if number > ancestor]:
+            del self._hashes[number]
+        log.warning("the chain has changed above block %d; told of were those up to %d", ancestor, self.told)
         # What was sent is under way again before anybody hears of it; the cursor goes back after all have heard.
         if self._db is not None:
-            await self._db.write(self._write_unmined, list(gone.values()))
+            await self._db.write(outbox.unmine_above, self._gateway.network.chain_id, ancestor)
         await self._tell(Reorg(from_block=ancestor + 1))
         if self._db is not None:
             await self._db.write(self._write_undo, ancestor)
@@ -195,6 +206,11 @@ class Follower:
 
     # the database's part
 
+    async def _mined_untold(self) -> list[tuple[int, bytes]]:
+        if self._db is None:
+            return []
+        return await self._db.read(outbox.mined_above, self._gateway.network.chain_id, self.told)
+
     async def _load(self, db: Database) -> None:
         chain_id = self._gateway.network.chain_id
         cursor = await db.read(chain_log.cursor, chain_id, self._name)
@@ -212,10 +228,6 @@ class Follower:
         ]
         chain_log.add_blocks(session, chain_id, seen)
         chain_log.set_cursor(session, chain_id, self._name, last.number, last.hash)
-
-    def _write_unmined(self, session: Session, gone: list[bytes]) -> None:
-        for block_hash in gone:
-            outbox.unmine(session, self._gateway.network.chain_id, block_hash)
 
     def _write_undo(self, session: Session, ancestor: int) -> None:
         chain_id = self._gateway.network.chain_id

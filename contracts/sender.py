@@ -125,6 +125,8 @@ class Sender:
         gas = self._transactions.estimate(action)
         chain_nonce = self._transactions.next_nonce()
         nonce = self._outbox.read_now(outbox.next_nonce, self._chain_id, self._sender, chain_nonce)
+        if nonce > chain_nonce:
+            self._send_lost(chain_nonce)
         return self._transactions.sign(action, nonce=nonce, gas=gas, fees=self._transactions.fees())
 
     def _store(self, session: Session, action: Action, action_id: str, signed: Signed) -> outbox.Action:
@@ -155,6 +157,13 @@ class Sender:
         """Sends what is signed and not sent: a later nonce would wait for it."""
         for stored in self._outbox.read_now(outbox.in_flight, self._chain_id, 1_000):
             if stored.state == "signed":
+                self._hand_over(_action_of(stored), stored)
+
+    def _send_lost(self, chain_nonce: int) -> None:
+        """Sends again what the chain has forgotten, be it that a block is gone or a pool: a later nonce would wait."""
+        self._outbox.write_now(outbox.unmine_from, self._chain_id, self._sender, chain_nonce)
+        for stored in self._outbox.read_now(outbox.in_flight, self._chain_id, 1_000):
+            if stored.nonce is not None and stored.nonce >= chain_nonce:
                 self._hand_over(_action_of(stored), stored)
 
     def _copy(self, action: Action, stored: outbox.Action) -> outbox.Action:

@@ -16,11 +16,14 @@ from tolsey.contracts.chain import Chain
 from tolsey.contracts.events import Event, Reorg, Withdrawn
 from tolsey.contracts.follower import Follower
 from tolsey.contracts.gateway import Gateway
+from tolsey.contracts.sender import Sender
 from tolsey.errors import ChainUnavailable, Reorged
 from tolsey.protocol.units import TokenUnits
 from tolsey.storage import outbox
 from tolsey.storage.engine import Database
 from tolsey.testing.chain import MarketWorld
+
+from .chains import ENGINES
 
 POLL_S = 0.01
 
@@ -244,3 +247,39 @@ async def test_serve_finishes_what_was_left_and_repairs_after_a_reorganisation(
         assert any(isinstance(event, Reorg) for event in told.heard)
         assert await chain.run(chain.gateway.block_number) == chain.follower.head
         nursery.cancel_scope.cancel()
+
+
+@pytest.fixture(scope="module", params=ENGINES)
+def either_world(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[MarketWorld]:
+    with MarketWorld.open(tmp_path_factory.mktemp("either"), engine=request.param) as world:
+        world.as_("ann")
+        yield world
+
+
+@pytest.mark.parametrize("shorter", [True, False])
+async def test_block_of_ours_gone_before_it_was_told_of_action_is_mined_again(
+    either_world: MarketWorld, db: Database, shorter: bool
+) -> None:
+    """What the follower waits to be surer of than the sender does; its nonce must not stay taken."""
+    world = either_world
+    gateway = Gateway(world.network, world.wallet("ann"))
+    sender = Sender(gateway, db)
+    follower = Follower(Gateway(replace(world.network, confirmations=3), None), db, poll_s=POLL_S)
+    told = Told(follower.subscribe())
+    before = gateway.account(world.account("ann"))[0]
+    fork = world.snapshot()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(follower.run)
+        await sender.send(gateway.action.withdraw(TokenUnits(5)), action_id="a")
+        assert await db.read(outbox.mined_above, world.network.chain_id, follower.told)
+        world.revert(fork)
+        if not shorter:
+            world.mine(2)
+        while not any(isinstance(event, Reorg) for event in told.heard):
+            await told.hear(1)
+        with trio.fail_after(10):
+            await sender.recover()
+        nursery.cancel_scope.cancel()
+    assert before - gateway.account(world.account("ann"))[0] == 5
+    stored = db.read_now(outbox.find, "a")
+    assert stored is not None and stored.state == "mined"

@@ -169,7 +169,8 @@ async def test_stopped_anywhere_then_mined_exactly_once(
         stop(patch)
         with pytest.raises(Stopped):
             await sender(world, db).send(withdraw(world, 5), action_id="a")
-    assert state_of(db, "a") == state and left(world) == taken
+    assert state_of(db, "a") == state
+    await until(lambda: left(world) == taken)
     next_life = sender(world, db)
     if how == "recover":
         await next_life.recover()
@@ -338,6 +339,19 @@ async def test_block_gone_action_is_mined_again_once(world: MarketWorld, db: Dat
     with trio.fail_after(10):
         second = await one.send(withdraw(world, 5), action_id="a")
     assert left(world) == 5 and second.block_hash != first.block_hash and state_of(db, "a") == "mined"
+
+
+async def test_block_gone_unnoticed_next_action_sends_the_lost_one_first(world: MarketWorld, db: Database) -> None:
+    """Nobody follows the chain, as in a client's command: the taken nonce is above all that the chain knows."""
+    before = world.snapshot()
+    one = sender(world, db)
+    await one.send(withdraw(world, 5), action_id="a")
+    await one.send(withdraw(world, 7), action_id="b")
+    world.revert(before)
+    with trio.fail_after(10):
+        await one.send(withdraw(world, 3), action_id="c")
+        await one.recover()
+    assert left(world) == 15 and [state_of(db, action_id) for action_id in "abc"] == ["mined"] * 3
 
 
 async def test_confirmations_are_waited_for(world: MarketWorld, db: Database) -> None:

@@ -136,6 +136,28 @@ def test_block_gone_puts_its_actions_under_way_again(session: Session) -> None:
     assert outbox.mark_mined(session, tx_hash, block_number=6, block_hash=hash_of(6), ok=True) is True
 
 
+def test_branch_gone_puts_all_above_under_way_again(session: Session) -> None:
+    for nonce, action_id in enumerate("abc"):
+        put(session, action_id)
+        tx_hash = sign(session, action_id, nonce)
+        outbox.mark_mined(session, tx_hash, block_number=5 + nonce, block_hash=hash_of(nonce), ok=nonce != 2)
+    assert sorted(outbox.mined_above(session, CHAIN, 5)) == [(6, hash_of(1)), (7, hash_of(2))]
+    assert outbox.unmine_above(session, CHAIN, 6) == 1
+    assert [found(session, action_id).state for action_id in "abc"] == ["mined", "mined", "sent"]
+    assert outbox.unmine_from(session, CHAIN, b"\x12" * 20, 0) == 0
+    assert outbox.unmine_from(session, CHAIN, SENDER, 1) == 1
+    assert [found(session, action_id).state for action_id in "abc"] == ["mined", "sent", "sent"]
+
+
+def test_in_flight_goes_by_nonce(session: Session) -> None:
+    """What was meant first may be signed last; sent again, it would wait for the others."""
+    put(session, "meant early")
+    put(session, "b")
+    sign(session, "b", 0)
+    sign(session, "meant early", 1)
+    assert [action.action_id for action in outbox.in_flight(session, CHAIN)] == ["b", "meant early"]
+
+
 def test_refused_only_before_it_was_signed(session: Session) -> None:
     put(session, "a")
     put(session, "b")

@@ -15,7 +15,7 @@ The sender's day, in contracts/sender.py, every step a `Database.write` of its o
     while action := next_unsent(...):   meant: sign with next_nonce(...), mark_signed
                                         then send the newest attempt, mark_sent
     for action in in_flight(...):       ask for the receipts of all its attempts, mark_mined where one is there
-    a block is gone:                    unmine(block_hash)
+    a block is gone:                    unmine(block_hash), unmine_above(block), unmine_from(nonce)
 
 Nothing here signs, sends or reads a clock.
 """
@@ -79,9 +79,7 @@ class Action:
         return self.state in ("mined", "reverted", "refused")
 
 
-def put(
-    session: Session, action_id: str, *, chain_id: int, to: bytes, data: bytes, value_wei: int = 0
-) -> bool:
+def put(session: Session, action_id: str, *, chain_id: int, to: bytes, data: bytes, value_wei: int = 0) -> bool:
     """Means an action; False where it is meant already with the same content.
 
     Raises:
@@ -121,8 +119,9 @@ def next_unsent(session: Session, chain_id: int) -> Action | None:
 
 
 def in_flight(session: Session, chain_id: int, limit: int = 100) -> list[Action]:
-    """Actions any attempt of which may have been mined, oldest first."""
-    return _many(session, limit, outbox.c.chain_id == chain_id, outbox.c.state.in_(("signed", "sent")))
+    """Actions any attempt of which may have been mined, in the order of their nonces: none is mined before the last."""
+    where = (outbox.c.chain_id == chain_id, outbox.c.state.in_(("signed", "sent")))
+    return _many(session, limit, *where, order=outbox.c.nonce)
 
 
 def next_nonce(session: Session, chain_id: int, sender: bytes, chain_nonce: int) -> int:
@@ -132,9 +131,7 @@ def next_nonce(session: Session, chain_id: int, sender: bytes, chain_nonce: int)
     return chain_nonce if highest is None else max(chain_nonce, highest + 1)
 
 
-def mark_signed(
-    session: Session, action_id: str, *, sender: bytes, nonce: int, tx_hash: bytes, raw: bytes
-) -> None:
+def mark_signed(session: Session, action_id: str, *, sender: bytes, nonce: int, tx_hash: bytes, raw: bytes) -> None:
     """Keeps signed bytes; must be durable before they are sent. A further call adds a dearer copy.
 
     Raises:
@@ -193,11 +190,24 @@ def mark_refused(session: Session, action_id: str, reason: str) -> None:
 
 def unmine(session: Session, chain_id: int, block_hash: bytes) -> int:
     """A block is gone: what was mined in it is under way again. Gives how many."""
-    gone = (outbox.c.chain_id == chain_id, outbox.c.block_hash == block_hash)
-    ids = session.execute(sa.select(outbox.c.action_id).where(*gone)).scalars().all()
-    for action_id in ids:
-        _set(session, action_id, state="sent", tx_hash=None, block_number=None, block_hash=None, reason=None)
-    return len(ids)
+    return _unmine(session, chain_id, outbox.c.block_hash == block_hash)
+
+
+def unmine_above(session: Session, chain_id: int, block_number: int) -> int:
+    """All blocks above this one are gone. Harmless where one is not: the receipt is found again. Gives how many."""
+    return _unmine(session, chain_id, outbox.c.block_number > block_number)
+
+
+def unmine_from(session: Session, chain_id: int, sender: bytes, nonce: int) -> int:
+    """The chain knows no transaction with this nonce or a later one: what was mined as such is not. Gives how many."""
+    return _unmine(session, chain_id, outbox.c.sender == sender, outbox.c.nonce >= nonce)
+
+
+def mined_above(session: Session, chain_id: int, block_number: int) -> list[tuple[int, bytes]]:
+    """Number and hash of each block above this one in which an action was mined."""
+    above = (outbox.c.chain_id == chain_id, outbox.c.block_number > block_number)
+    rows = session.execute(sa.select(outbox.c.block_number, outbox.c.block_hash).where(*above).distinct()).all()
+    return [(number, block_hash) for number, block_hash in rows]
 
 
 def release(session: Session, action_id: str) -> None:
@@ -209,6 +219,12 @@ def release(session: Session, action_id: str) -> None:
     _require(session, action_id, "signed", "sent")
     session.execute(sa.delete(attempts).where(attempts.c.action_id == action_id))
     _set(session, action_id, state="meant", sender=None, nonce=None)
+
+
+def _unmine(session: Session, chain_id: int, *where: sa.ColumnElement[bool]) -> int:
+    gone = sa.update(outbox).where(outbox.c.chain_id == chain_id, outbox.c.block_hash.is_not(None), *where)
+    done = session.execute(gone.values(state="sent", tx_hash=None, block_number=None, block_hash=None, reason=None))
+    return int(done.rowcount)  # type: ignore[attr-defined]  # an UPDATE gives a CursorResult
 
 
 def _set(session: Session, action_id: str, **values: Any) -> None:
@@ -235,8 +251,10 @@ def _one(session: Session, *where: sa.ColumnElement[bool]) -> Action | None:
     return found[0] if found else None
 
 
-def _many(session: Session, limit: int, *where: sa.ColumnElement[bool]) -> list[Action]:
-    rows = session.execute(sa.select(outbox).where(*where).order_by(outbox.c.place).limit(limit)).all()
+def _many(
+    session: Session, limit: int, *where: sa.ColumnElement[bool], order: sa.ColumnElement[int] = outbox.c.place
+) -> list[Action]:
+    rows = session.execute(sa.select(outbox).where(*where).order_by(order).limit(limit)).all()
     ids = [row.action_id for row in rows]
     copies: dict[str, list[Attempt]] = {action_id: [] for action_id in ids}
     query = sa.select(attempts).where(attempts.c.action_id.in_(ids)).order_by(attempts.c.number)
