@@ -58,9 +58,7 @@ def compile_all() -> dict[str, bytes]:
     if errors:
         raise ConfigError("the Solidity sources do not compile:\n" + "\n".join(errors))
     version = _solc_version()
-    return {
-        name: _artifact(name, output["contracts"], sources, settings, version) for name in sorted(CONTRACTS)
-    }
+    return {name: _artifact(name, output["contracts"], sources, settings, version) for name in sorted(CONTRACTS)}
 
 
 def differences() -> list[str]:

@@ -102,9 +102,7 @@ class LocalChain:
         self.stop_now()
 
 
-async def start_chain(
-    data_dir: Path, port: int = 0, engine: Engine = "auto", *, block_time_s: float = 0
-) -> LocalChain:
+async def start_chain(data_dir: Path, port: int = 0, engine: Engine = "auto", *, block_time_s: float = 0) -> LocalChain:
     """Starts a chain, or goes on with the one whose state lies in `data_dir`; returns once it answers.
 
     Args:
@@ -129,9 +127,7 @@ async def start_chain(
     return chain
 
 
-def start_chain_now(
-    data_dir: Path, port: int = 0, engine: Engine = "auto", *, block_time_s: float = 0
-) -> LocalChain:
+def start_chain_now(data_dir: Path, port: int = 0, engine: Engine = "auto", *, block_time_s: float = 0) -> LocalChain:
     """`start_chain` for code without a loop; also a context manager that stops the chain."""
     data_dir = data_dir.resolve()
     _require_free(port)

@@ -158,9 +158,7 @@ class Engine:
     # inside
 
     def _write_genesis(self, database: AtomicDB) -> MiningChain:
-        state = {
-            address: {"balance": DEV_BALANCE_WEI, "nonce": 0, "code": b"", "storage": {}} for address in self.keys
-        }
+        state = {address: {"balance": DEV_BALANCE_WEI, "nonce": 0, "code": b"", "storage": {}} for address in self.keys}
         params = {
             "difficulty": POST_MERGE_DIFFICULTY,
             "nonce": POST_MERGE_NONCE,

@@ -136,7 +136,9 @@ class Rpc:
         if first > last:
             raise Refused(f"invalid block range: from {first} is after to {last}", code=-32602)
         found = self.engine.store.logs(
-            first, last, [_address(each) for each in _any_of(wanted.get("address"))],
+            first,
+            last,
+            [_address(each) for each in _any_of(wanted.get("address"))],
             [[_bytes(each, 32) for each in _any_of(term)] for term in _any_of(wanted.get("topics"))[:4]],
         )
         if len(found) > MAX_LOGS:

@@ -145,9 +145,7 @@ class ChainStore(BaseDB):
         """A mined transaction's receipt."""
         return self._one("SELECT receipt FROM tx WHERE hash = ?", tx_hash)
 
-    def logs(
-        self, first: int, last: int, addresses: Sequence[bytes], topics: Sequence[Sequence[bytes]]
-    ) -> list[Json]:
+    def logs(self, first: int, last: int, addresses: Sequence[bytes], topics: Sequence[Sequence[bytes]]) -> list[Json]:
         """Logs of blocks first..last in chain order, at most MAX_LOGS + 1.
 
         Args:

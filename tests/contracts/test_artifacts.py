@@ -54,9 +54,7 @@ def test_artifact_both_halves_lay_out_storage_alike() -> None:
         "outputSelection": {"*": {"*": ["storageLayout"]}},
     }
     output = building._run_solc({"language": "Solidity", "sources": sources, "settings": settings})["contracts"]
-    variables = [
-        output[f"{name}.sol"][name]["storageLayout"]["storage"] for name in ("JobMarket", "MarketAnnex")
-    ]
+    variables = [output[f"{name}.sol"][name]["storageLayout"]["storage"] for name in ("JobMarket", "MarketAnnex")]
     layouts = [[(item["label"], item["slot"], item["offset"]) for item in half] for half in variables]
     assert layouts[0] and layouts[0] == layouts[1]
 

@@ -289,9 +289,7 @@ class BlobStore:
     def _recover_one(self, path: Path) -> None:
         size = path.stat().st_size
         try:
-            manifest = Manifest.decode(
-                self._manifest_file(path.name).read_bytes(), ContentId(bytes.fromhex(path.name))
-            )
+            manifest = Manifest.decode(self._manifest_file(path.name).read_bytes(), ContentId(bytes.fromhex(path.name)))
         except (FileNotFoundError, RemoteViolation):
             manifest = None
         if manifest is None:
@@ -396,9 +394,7 @@ def _chunks(source: object) -> Iterator[bytes]:
         yield piece
 
 
-def _copied(
-    pieces: Iterable[bytes | memoryview], target: object, size: int
-) -> Iterator[bytes | memoryview]:
+def _copied(pieces: Iterable[bytes | memoryview], target: object, size: int) -> Iterator[bytes | memoryview]:
     written = 0
     for piece in pieces:
         written += len(piece)

@@ -143,9 +143,7 @@ class Database:
             raise _storage_error(self._engine, cause) from cause
 
     @staticmethod
-    def _run(
-        engine: sa.Engine, work: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs
-    ) -> T:
+    def _run(engine: sa.Engine, work: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         with Session(engine, expire_on_commit=False) as session, session.begin():
             return work(session, *args, **kwargs)
 
