@@ -277,6 +277,21 @@ class WalletView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AddressView:
+    """`tolsey wallet address`; asks no chain."""
+
+    account: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DownView:
+    """`tolsey down`: whether a market ran in that folder and was stopped."""
+
+    stopped: bool
+    home: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessView:
     """One process of the local market: role, name, pid, whether it lives, its log file."""
 
@@ -309,7 +324,7 @@ class StatusView:
 
 ALL = (
     ListingView, CandidateView, OddsView, PlanView, JobLine, TimelineEntry, JobView, RunView, FetchView, ProgressView,
-    SegmentAudit, AuditView, LedgerAudit, WalletView, ProcessView, StatusView,
+    SegmentAudit, AuditView, LedgerAudit, WalletView, AddressView, DownView, ProcessView, StatusView,
 )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ running worker. Next in the flow: config.py, service.py.
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import json
 import logging
@@ -176,12 +177,12 @@ def _say_ready(ready: Any, json_output: bool) -> None:
 
 
 @app.command()
-def stop(network: str = NETWORK, home: Path | None = HOME) -> None:
+def stop(network: str = NETWORK, home: Path | None = HOME, json_output: bool = JSON) -> None:
     """Stop a running worker in order and wait until it is gone."""
     folder = home_of(network_path(network), home)
     pid = running_pid(folder)
     if pid is None:
-        typer.echo(f"no worker runs in {folder}")
+        _say_stopped(folder, None, json_output)
         return
     handle = os.pidfd_open(pid)
     try:
@@ -191,7 +192,14 @@ def stop(network: str = NETWORK, home: Path | None = HOME) -> None:
             raise ConfigError(f"worker {pid} has not ended within {STOP_S:.0f} s", fix=f"kill -9 {pid}")
     finally:
         os.close(handle)
-    typer.echo(f"worker {pid} stopped")
+    _say_stopped(folder, pid, json_output)
+
+
+def _say_stopped(home: Path, pid: int | None, json_output: bool) -> None:
+    if json_output:
+        typer.echo(json.dumps({"stopped": pid is not None, "pid": pid, "home": str(home)}))
+    else:
+        typer.echo(f"no worker runs in {home}" if pid is None else f"worker {pid} stopped")
 
 
 @app.command()
@@ -230,12 +238,13 @@ def deposit(
     network: str = NETWORK,
     home: Path | None = HOME,
     passphrase_file: Path | None = PASSPHRASE_FILE,
+    json_output: bool = JSON,
 ) -> None:
     """Put money at the worker's disposal for bonds."""
     from tolsey.node.money import deposit_now  # noqa: PLC0415  # loads web3
 
     path = network_path(network)
-    typer.echo(deposit_now(path, home_of(path, home), passphrase_file, parse_dollars("AMOUNT", amount)))
+    _say(deposit_now(path, home_of(path, home), passphrase_file, parse_dollars("AMOUNT", amount)), json_output)
 
 
 @app.command()
@@ -245,21 +254,32 @@ def withdraw(
     network: str = NETWORK,
     home: Path | None = HOME,
     passphrase_file: Path | None = PASSPHRASE_FILE,
+    json_output: bool = JSON,
 ) -> None:
     """Take earnings out of the market."""
     from tolsey.node.money import withdraw_now  # noqa: PLC0415
 
     path = network_path(network)
-    typer.echo(withdraw_now(path, home_of(path, home), passphrase_file, parse_dollars("AMOUNT", amount), to))
+    _say(withdraw_now(path, home_of(path, home), passphrase_file, parse_dollars("AMOUNT", amount), to), json_output)
 
 
 @app.command()
-def leave(network: str = NETWORK, home: Path | None = HOME, passphrase_file: Path | None = PASSPHRASE_FILE) -> None:
+def leave(
+    network: str = NETWORK,
+    home: Path | None = HOME,
+    passphrase_file: Path | None = PASSPHRASE_FILE,
+    json_output: bool = JSON,
+) -> None:
     """Leave the market: ask for the registration bond, or take it once its time has passed."""
     from tolsey.node.money import leave_now  # noqa: PLC0415
 
     path = network_path(network)
-    typer.echo(leave_now(path, home_of(path, home), passphrase_file))
+    _say(leave_now(path, home_of(path, home), passphrase_file), json_output)
+
+
+def _say(outcome: Any, json_output: bool) -> None:
+    """Prints a money.Outcome."""
+    typer.echo(json.dumps(dataclasses.asdict(outcome), indent=1) if json_output else outcome.message)
 
 
 def network_path(network: str) -> Path:

@@ -8,6 +8,7 @@ Next in the flow: contracts/actions.py.
 from __future__ import annotations
 
 import datetime
+from dataclasses import dataclass
 from pathlib import Path
 
 from eth_utils.address import is_checksum_formatted_address, to_checksum_address
@@ -21,7 +22,26 @@ from tolsey.node.config import dollars
 from tolsey.protocol.units import Account, TokenUnits
 
 
-def deposit_now(network: Path, home: Path, passphrase_file: Path | None, amount: TokenUnits) -> str:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How the account stands after a call; these names are the keys of `--json`.
+
+    Attributes:
+        free, locked: token units in the market.
+        bond: locked by the registration; 0 where there is none any more.
+        bond_free_at: unix seconds of block time from which the bond can be taken; null unless it is leaving.
+        message: what was done, for people.
+    """
+
+    account: Account
+    free: int
+    locked: int
+    bond: int
+    bond_free_at: int | None
+    message: str
+
+
+def deposit_now(network: Path, home: Path, passphrase_file: Path | None, amount: TokenUnits) -> Outcome:
     """Moves tokens of the worker's account into the market.
 
     Raises:
@@ -35,10 +55,12 @@ def deposit_now(network: Path, home: Path, passphrase_file: Path | None, amount:
             fix=f"send {dollars(amount - held)} of token {gateway.network.token} to {account}",
         )
     Sender(gateway, None).send_now(gateway.action.deposit(amount))
-    return f"{account} has {dollars(gateway.account(account)[0])} free in the market"
+    return _outcome(gateway, account, f"{account} has {dollars(gateway.account(account)[0])} free in the market")
 
 
-def withdraw_now(network: Path, home: Path, passphrase_file: Path | None, amount: TokenUnits, to: str | None) -> str:
+def withdraw_now(
+    network: Path, home: Path, passphrase_file: Path | None, amount: TokenUnits, to: str | None
+) -> Outcome:
     """Sends free units out as tokens.
 
     Raises:
@@ -53,24 +75,46 @@ def withdraw_now(network: Path, home: Path, passphrase_file: Path | None, amount
             fix=f"tolsey worker withdraw {dollars(free)}",
         )
     Sender(gateway, None).send_now(gateway.action.withdraw(amount, receiver))
-    return f"{dollars(amount)} sent to {receiver}; {dollars(gateway.account(account)[0])} stay free in the market"
+    stay = dollars(gateway.account(account)[0])
+    return _outcome(gateway, account, f"{dollars(amount)} sent to {receiver}; {stay} stay free in the market")
 
 
-def leave_now(network: Path, home: Path, passphrase_file: Path | None) -> str:
+def leave_now(network: Path, home: Path, passphrase_file: Path | None) -> Outcome:
     """Takes the next step out of the market: the exit request, or the bond once it is free."""
     gateway, account = _open(network, home, passphrase_file)
     registration = gateway.worker(account)
     if registration is None:
-        return f"{account} is not registered as worker"
+        return _outcome(gateway, account, f"{account} is not registered as worker")
     free_at = registration.leaving_since + gateway.params().unbonding_s
     if not registration.leaving_since:
         Sender(gateway, None).send_now(gateway.action.request_worker_exit())
         free_at = gateway.now_ts() + gateway.params().unbonding_s
     elif gateway.now_ts() >= free_at:
         Sender(gateway, None).send_now(gateway.action.withdraw_worker_bond())
-        return f"the bond of {dollars(registration.bond)} is free in the market; tolsey worker withdraw takes it out"
+        bond = dollars(registration.bond)
+        return _outcome(
+            gateway, account, f"the bond of {bond} is free in the market; tolsey worker withdraw takes it out"
+        )
     when = datetime.datetime.fromtimestamp(free_at, datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
-    return f"{account} is leaving: no new offers are taken, running jobs go on; the bond is free at {when}"
+    return _outcome(
+        gateway,
+        account,
+        f"{account} is leaving: no new offers are taken, running jobs go on; the bond is free at {when}",
+    )
+
+
+def _outcome(gateway: Gateway, account: Account, message: str) -> Outcome:
+    free, locked = gateway.account(account)
+    found = gateway.worker(account)
+    leaving = found is not None and found.leaving_since
+    return Outcome(
+        account=account,
+        free=free,
+        locked=locked,
+        bond=0 if found is None else found.bond,
+        bond_free_at=leaving + gateway.params().unbonding_s if leaving else None,
+        message=message,
+    )
 
 
 def account_of(text: str) -> Account:

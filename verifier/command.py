@@ -137,12 +137,12 @@ def _say_ready(ready: Any, json_output: bool) -> None:
 
 
 @app.command()
-def stop(network: str = NETWORK, home: Path | None = HOME) -> None:
+def stop(network: str = NETWORK, home: Path | None = HOME, json_output: bool = JSON) -> None:
     """Stop a running verifier in order and wait until it is gone."""
     folder = home_of(network_path(network), home)
     pid = running_pid(folder)
     if pid is None:
-        typer.echo(f"no verifier runs in {folder}")
+        _say_stopped(folder, None, json_output)
         return
     handle = os.pidfd_open(pid)
     try:
@@ -152,7 +152,14 @@ def stop(network: str = NETWORK, home: Path | None = HOME) -> None:
             raise ConfigError(f"verifier {pid} has not ended within {STOP_S:.0f} s", fix=f"kill -9 {pid}")
     finally:
         os.close(handle)
-    typer.echo(f"verifier {pid} stopped")
+    _say_stopped(folder, pid, json_output)
+
+
+def _say_stopped(home: Path, pid: int | None, json_output: bool) -> None:
+    if json_output:
+        typer.echo(json.dumps({"stopped": pid is not None, "pid": pid, "home": str(home)}))
+    else:
+        typer.echo(f"no verifier runs in {home}" if pid is None else f"verifier {pid} stopped")
 
 
 @app.command()

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import typer
 
-from tolsey.client import render
+from tolsey.client import render, views
 from tolsey.client.commands import shared
 from tolsey.client.market import Market
-from tolsey.client.views import WalletView
+from tolsey.client.views import AddressView, WalletView
 
 app = typer.Typer()
 wallet = typer.Typer(
@@ -45,9 +45,12 @@ def show(
 
 
 @wallet.command("address")
-def address(network: Path | None = shared.NETWORK, home: Path | None = shared.HOME) -> None:
+def address(
+    json_output: bool = shared.JSON, network: Path | None = shared.NETWORK, home: Path | None = shared.HOME
+) -> None:
     """Print the account alone, for scripts."""
-    print(shared.open_market(network, home).access.account)
+    account = shared.open_market(network, home).access.account
+    print(views.dumps(AddressView(account=account)) if json_output else account)
 
 
 @wallet.command("deposit")

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import typer
 
-from tolsey.client import render
+from tolsey.client import render, views
 from tolsey.client.commands import shared
 from tolsey.client.config import Settings, market_folder
 from tolsey.errors import ConfigError, TolseyError
@@ -54,13 +54,16 @@ def up(
 
 
 @app.command("down")
-def down(home: Path | None = FOLDER) -> None:
+def down(home: Path | None = FOLDER, json_output: bool = shared.JSON) -> None:
     """Stop the local market."""
     from tolsey.client import local_market  # noqa: PLC0415  # loads web3 and libp2p
 
     folder = (home or market_folder()).resolve()
     stopped = local_market.stop_market(folder)
-    render.err.print("stopped" if stopped else f"no market runs in {folder}")
+    if json_output:
+        print(views.dumps(views.DownView(stopped=stopped, home=str(folder))))
+    else:
+        render.err.print("stopped" if stopped else f"no market runs in {folder}")
 
 
 @app.command("status")
