@@ -281,3 +281,21 @@ async def test_kept_warm_leaves_no_process_behind() -> None:
     async with child_client.kept_warm():
         spare = child_client._warm.spare.process
     assert spare.returncode is not None
+
+
+async def test_kept_warm_requests_at_the_same_time_get_a_process_each() -> None:
+    """A worker surveys one job while it trains another: both used to be given the one spare."""
+    taken = []
+
+    async def take() -> None:
+        taken.append(await child_client._warm.take())
+
+    async with child_client.kept_warm():
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(take)
+        spare = child_client._warm.spare.process
+        assert len({child.process.pid for child in taken} | {spare.pid}) == 4
+        for child_ in taken:
+            await child_.end()
+    assert spare.returncode is not None

@@ -202,8 +202,9 @@ async def kept_warm() -> AsyncIterator[None]:
     try:
         yield
     finally:
-        spare, _warm = _warm.spare, None
-        await spare.end()
+        warm, _warm = _warm, None
+        with trio.CancelScope(shield=True):
+            await warm.close()
 
 
 class _Child:
@@ -234,23 +235,40 @@ class _Child:
 
 
 class _Warm:
-    """The one spare process."""
+    """The one spare process. Requests may come at the same time (a survey while a segment is trained): each gets a
+    process of its own, whoever finds the spare gone starts one cold.
+    """
 
     def __init__(self, spare: _Child) -> None:
-        self.spare = spare
+        self.spare: _Child | None = spare
+        self._filling = trio.Lock()
+        self._is_closed = False
 
     async def take(self) -> _Child:
         """The spare, and a new one in its place; one that died while it waited is replaced first."""
-        if self.spare.process.poll() is not None:
-            await self.spare.end()
-            self.spare = await _Child.start()
-        taken = self.spare
+        taken, self.spare = self.spare, None  # before the first await, so that nobody else takes it too
         try:
-            self.spare = await _Child.start()
+            if taken is None or taken.process.poll() is not None:
+                dead, taken = taken, None
+                if dead is not None:
+                    await dead.end()
+                taken = await _Child.start()
+            async with self._filling:
+                if self.spare is None and not self._is_closed:
+                    self.spare = await _Child.start()
         except BaseException:
-            await taken.end()  # and it stays the spare: found dead at the next take
+            if taken is not None:
+                await taken.end()
             raise
         return taken
+
+    async def close(self) -> None:
+        """Ends the spare; none comes after it."""
+        self._is_closed = True
+        async with self._filling:
+            spare, self.spare = self.spare, None
+        if spare is not None:
+            await spare.end()
 
 
 _warm: _Warm | None = None
