@@ -48,11 +48,11 @@ def test_import_of_the_client_needs_no_torch(module: str) -> None:
 
 def test_protocol_imports_nothing_but_the_standard_library_and_one_hash() -> None:
     program = (
-        "import sys, tolsey.protocol\n"
-        "import pkgutil, importlib\n"
-        "for m in pkgutil.iter_modules(tolsey.protocol.__path__): importlib.import_module('tolsey.protocol.' + m.name)\n"
-        "tops = {n.split('.')[0] for n, m in sys.modules.items() if getattr(m, '__file__', None) and 'site-packages' in m.__file__}\n"
-        "print(*sorted(tops))\n"
+        "import importlib, pkgutil, sys, tolsey.protocol\n"
+        "for m in pkgutil.iter_modules(tolsey.protocol.__path__):\n"
+        "    importlib.import_module('tolsey.protocol.' + m.name)\n"
+        "installed = {n for n, m in sys.modules.items() if 'site-packages' in (getattr(m, '__file__', None) or '')}\n"
+        "print(*sorted({name.split('.')[0] for name in installed}))\n"
     )
     done = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True, check=True)
     foreign = {t for t in done.stdout.split() if not t.startswith(("_distutils", "__editable__"))}

@@ -45,8 +45,16 @@ StateRoot = units.StateRoot
 
 STATE_CHUNK_BYTES = 1 << 16
 DTYPE_BYTES = {
-    "float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "int64": 8, "int32": 4, "int16": 2, "int8": 1,
-    "uint8": 1, "bool": 1,
+    "float64": 8,
+    "float32": 4,
+    "float16": 2,
+    "bfloat16": 2,
+    "int64": 8,
+    "int32": 4,
+    "int16": 2,
+    "int8": 1,
+    "uint8": 1,
+    "bool": 1,
 }
 """Element types of states, programs and data sets, with their size in bytes. A closed list."""
 
@@ -99,8 +107,13 @@ class Segment:
     def leaf(self, *, chain_id: int, market: str, job_id: bytes, worker: str) -> bytes:
         """The 32-byte leaf that the worker's commitment holds for this segment; bound to chain, market and worker."""
         return segment_leaf(
-            chain_id=chain_id, market=market, job_id=job_id, worker=worker, index=self.index,
-            input_root=self.input_root, output_root=self.output_root,
+            chain_id=chain_id,
+            market=market,
+            job_id=job_id,
+            worker=worker,
+            index=self.index,
+            input_root=self.input_root,
+            output_root=self.output_root,
         )
 
 
@@ -151,10 +164,16 @@ def tensor_root(tensor: TensorBytes) -> bytes:
 
 def state_root_of(tensor_roots: Sequence[bytes], *, step: int, cursor: int, profile: str) -> StateRoot:
     """The state root over tensor roots that are already in name order (at least one)."""
-    return StateRoot(keccak256(
-        _STATE, merkle.root(tensor_roots), word(len(tensor_roots)), word(step), word(cursor),
-        keccak256(profile.encode("ascii")),
-    ))
+    return StateRoot(
+        keccak256(
+            _STATE,
+            merkle.root(tensor_roots),
+            word(len(tensor_roots)),
+            word(step),
+            word(cursor),
+            keccak256(profile.encode("ascii")),
+        )
+    )
 
 
 def state_root(tensors: Iterable[TensorBytes], *, step: int, cursor: int, profile: str) -> StateRoot:

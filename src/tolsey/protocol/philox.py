@@ -52,7 +52,10 @@ def philox4x32(counter: Block, key: tuple[int, int]) -> Block:
     for _ in range(ROUNDS):
         product0, product1 = MULTIPLIER_0 * c0, MULTIPLIER_1 * c2
         c0, c1, c2, c3 = (
-            (product1 >> 32) ^ c1 ^ k0, product1 & MASK32, (product0 >> 32) ^ c3 ^ k1, product0 & MASK32,
+            (product1 >> 32) ^ c1 ^ k0,
+            product1 & MASK32,
+            (product0 >> 32) ^ c3 ^ k1,
+            product0 & MASK32,
         )
         k0, k1 = (k0 + WEYL_0) & MASK32, (k1 + WEYL_1) & MASK32
     return c0, c1, c2, c3

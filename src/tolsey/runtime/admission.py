@@ -143,8 +143,11 @@ class _Walk:
 
     def _peak(self) -> int:
         """Bytes alive at the worst moment, each storage counted once, values dying after their last reader."""
-        last = {value: index for index, node in enumerate(self.phase.nodes)
-                for value in refs(node.definition.parse(node.args))}
+        last = {
+            value: index
+            for index, node in enumerate(self.phase.nodes)
+            for value in refs(node.definition.parse(node.args))
+        }
         kept = {value for _, _, value in self.phase.outputs}
         first = len(self.phase.inputs)
         holders = {value.untyped_storage()._cdata: 1 for value in self.values[:first]}  # inputs are the caller's
@@ -188,8 +191,11 @@ def _need(condition: bool, where: str, rule: str) -> None:
 def _max_pool_backward(walk: _Walk, where: str, args: list[Any]) -> None:
     """Places index the gradient's memory unchecked: they must come from the pooling that this undoes."""
     maker = walk.makers[args[7].id]
-    _need(maker is not None and maker[0].op == "max_pool2d" and maker[2] == 1 and maker[1] == args[1:7],
-          where, "its places must be output 1 of max_pool2d over the same input and window")
+    _need(
+        maker is not None and maker[0].op == "max_pool2d" and maker[2] == 1 and maker[1] == args[1:7],
+        where,
+        "its places must be output 1 of max_pool2d over the same input and window",
+    )
     _need(walk.shape(args[0]) == walk.shape(args[7]), where, "gradient and places must have one shape")
 
 
@@ -198,9 +204,14 @@ def _nll_backward(forward: str) -> Callable[[_Walk, str, list[Any]], None]:
         """Targets index the gradient's memory unchecked: the forward loss, which checks them, must have run."""
         grad, self, target, weight, reduction, ignore, total = args
         maker = walk.makers[total.id]
-        _need(maker is not None and maker[0].op == forward and maker[2] == 1
-              and maker[1] == [self, target, weight, reduction, ignore],
-              where, f"its total weight must be output 1 of {forward} over the same input and targets")
+        _need(
+            maker is not None
+            and maker[0].op == forward
+            and maker[2] == 1
+            and maker[1] == [self, target, weight, reduction, ignore],
+            where,
+            f"its total weight must be output 1 of {forward} over the same input and targets",
+        )
         expected = () if reduction else walk.shape(target)
         _need(walk.shape(grad) == expected, where, f"its gradient must have shape {expected}")
 
@@ -237,8 +248,11 @@ def _group_sizes(
     walk: _Walk, where: str, self: Ref, channelled: tuple[Ref | None, ...], n: int, c: int, hw: int, groups: int
 ) -> None:
     shape = walk.shape(self) or ()
-    _need(len(shape) >= 2 and shape[:2] == (n, c) and math.prod(shape[2:]) == hw and hw > 0 and n > 0,
-          where, f"sizes {(n, c, hw)} do not fit input {shape}")
+    _need(
+        len(shape) >= 2 and shape[:2] == (n, c) and math.prod(shape[2:]) == hw and hw > 0 and n > 0,
+        where,
+        f"sizes {(n, c, hw)} do not fit input {shape}",
+    )
     _need(groups > 0 and c > 0 and c % groups == 0, where, f"{groups} groups do not divide {c} channels")
     for item in channelled:
         _need(walk.shape(item) in (None, (c,)), where, f"weight and bias must be ({c},)")
@@ -268,12 +282,22 @@ def _channels(walk: _Walk, where: str, self: Ref, channelled: list[Ref | None]) 
 def _convolution_backward(walk: _Walk, where: str, args: list[Any]) -> None:
     grad, self, weight, bias_shape, stride, padding, dilation, transposed, output_padding, groups, wanted = args
     weight_shape = walk.shape(weight) or ()
-    _need(groups > 0 and len(weight_shape) >= 3 and len(wanted) == 3 and min(stride, default=0) > 0,
-          where, "groups and strides must be positive")
+    _need(
+        groups > 0 and len(weight_shape) >= 3 and len(wanted) == 3 and min(stride, default=0) > 0,
+        where,
+        "groups and strides must be positive",
+    )
     try:
         forward = torch.ops.aten.convolution.default(
-            walk.values[self.id], walk.values[weight.id], None, stride, padding, dilation, transposed,
-            output_padding, groups,
+            walk.values[self.id],
+            walk.values[weight.id],
+            None,
+            stride,
+            padding,
+            dilation,
+            transposed,
+            output_padding,
+            groups,
         )
     except _IMPOSSIBLE as error:
         raise RemoteViolation(f"{where}: the convolution it undoes is impossible: {error!s:.200}") from error
@@ -292,8 +316,11 @@ def _average_pool_backward(walk: _Walk, where: str, args: list[Any]) -> None:
 
 def _adaptive_pool_backward(walk: _Walk, where: str, args: list[Any]) -> None:
     grad, self = walk.shape(args[0]) or (), walk.shape(args[1]) or ()
-    _need(len(grad) == len(self) >= 3 and grad[:-2] == self[:-2] and math.prod(grad) > 0, where,
-          "gradient must keep the leading dims")
+    _need(
+        len(grad) == len(self) >= 3 and grad[:-2] == self[:-2] and math.prod(grad) > 0,
+        where,
+        "gradient must keep the leading dims",
+    )
 
 
 def _embedding_backward(walk: _Walk, where: str, args: list[Any]) -> None:

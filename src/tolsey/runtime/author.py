@@ -37,7 +37,18 @@ from tolsey.runtime.optimisers import Optimiser, adamw, sgd
 from tolsey.runtime.schedule import Schedule
 
 __all__ = [
-    "BuiltJob", "Data", "Job", "Learning", "adamw", "arrays", "build", "constant", "cosine", "digits", "load", "sgd",
+    "BuiltJob",
+    "Data",
+    "Job",
+    "Learning",
+    "adamw",
+    "arrays",
+    "build",
+    "constant",
+    "cosine",
+    "digits",
+    "load",
+    "sgd",
     "text_file",
 ]
 MAX_TEXT_BYTES: Final = 1 << 30
@@ -181,13 +192,22 @@ def build(job: Job, folder: Path) -> BuiltJob:
         StorageError: the disk refuses.
     """
     schedule = Schedule(
-        kind=job.schedule.kind, peak_lr=job.lr, warmup_steps=job.schedule.warmup_steps, total_steps=job.steps,
+        kind=job.schedule.kind,
+        peak_lr=job.lr,
+        warmup_steps=job.schedule.warmup_steps,
+        total_steps=job.steps,
         final_ratio=job.schedule.final_ratio,
     )
     manifest = job.data.built.manifest
     captured = capture(
-        job.model, loss=job.loss, batch=job.data.batch(job.batch_size), data={"kind": manifest.kind},
-        optimiser=job.optimiser, schedule=schedule, micro_batches=job.micro_batches, clip_norm=job.clip_norm,
+        job.model,
+        loss=job.loss,
+        batch=job.data.batch(job.batch_size),
+        data={"kind": manifest.kind},
+        optimiser=job.optimiser,
+        schedule=schedule,
+        micro_batches=job.micro_batches,
+        clip_norm=job.clip_norm,
         seed=job.seed,
     )
     admitted: Admitted = admit(captured.program, memory_bytes=1 << 50)
@@ -206,10 +226,18 @@ def build(job: Job, folder: Path) -> BuiltJob:
         state.write_atomically(initial_path, [raw])
     first = state.initial_state(captured.program, job.seed, initial_path)
     return BuiltJob(
-        job=job, program=captured.program, program_path=program_path, program_id=content_id_of_bytes(program_raw),
-        manifest=manifest, dataset_path=dataset_path, dataset_id=content_id_of_bytes(manifest_raw),
-        data_paths=data_paths, initial_path=initial_path, initial_id=initial_id,
-        initial_root=state.root_of(first, job.profile), memory_bytes=admitted.peak_bytes,
+        job=job,
+        program=captured.program,
+        program_path=program_path,
+        program_id=content_id_of_bytes(program_raw),
+        manifest=manifest,
+        dataset_path=dataset_path,
+        dataset_id=content_id_of_bytes(manifest_raw),
+        data_paths=data_paths,
+        initial_path=initial_path,
+        initial_id=initial_id,
+        initial_root=state.root_of(first, job.profile),
+        memory_bytes=admitted.peak_bytes,
         work_flops=job.steps * cost.step_flops(captured.program),
     )
 
@@ -255,7 +283,8 @@ def digits() -> Data:
     try:
         bundle = import_module("sklearn.datasets").load_digits()  # heavy and optional, so imported here
     except ImportError as error:
-        raise ConfigError("the digits data set comes with scikit-learn, which is not installed",
-                          fix="pip install 'tolsey[examples]'") from error
+        raise ConfigError(
+            "the digits data set comes with scikit-learn, which is not installed", fix="pip install 'tolsey[examples]'"
+        ) from error
     images = bundle.images.astype("uint8").reshape(-1, 1, 8, 8)
     return arrays(x=images, y=bundle.target.astype("int64"))

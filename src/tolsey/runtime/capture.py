@@ -64,8 +64,16 @@ class Captured:
 
 
 def capture(
-    factory: Callable[[], nn.Module], *, loss: Loss, batch: Mapping[str, TensorSpec], data: Mapping[str, Any],
-    optimiser: Optimiser, schedule: Schedule, micro_batches: int = 1, clip_norm: str | None = None, seed: int = 0,
+    factory: Callable[[], nn.Module],
+    *,
+    loss: Loss,
+    batch: Mapping[str, TensorSpec],
+    data: Mapping[str, Any],
+    optimiser: Optimiser,
+    schedule: Schedule,
+    micro_batches: int = 1,
+    clip_norm: str | None = None,
+    seed: int = 0,
 ) -> Captured:
     """The training step of the module that `factory` makes.
 
@@ -92,8 +100,13 @@ def capture(
     grad = _grad_phase(module, _loss_function(loss), batch, micro_batches)
     update = _update_phase(state, optimiser, clip_norm)
     program = Program(
-        state=state, batch=dict(batch), data=dict(data), micro_batches=micro_batches,
-        rates=optimisers.encode_rates(optimiser, schedule), grad=grad, update=update,
+        state=state,
+        batch=dict(batch),
+        data=dict(data),
+        micro_batches=micro_batches,
+        rates=optimisers.encode_rates(optimiser, schedule),
+        grad=grad,
+        update=update,
     )
     tensors: Tensors = {f"buffer.{name}": value for name, value in module.named_buffers()}
     for name, param in module.named_parameters():
@@ -256,8 +269,14 @@ _LOSSES: Final = {"cross_entropy": _cross_entropy, "mse": _mse}
 
 
 def _batch_norm(
-    x: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None, mean: torch.Tensor,
-    variance: torch.Tensor, training: bool, momentum: float, eps: float,
+    x: torch.Tensor,
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    mean: torch.Tensor,
+    variance: torch.Tensor,
+    training: bool,
+    momentum: float,
+    eps: float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """aten.native_batch_norm changes running statistics without saying so; this says so."""
     out, saved_mean, saved_rstd, new_mean, new_variance = torch.ops.aten._native_batch_norm_legit_functional(

@@ -157,7 +157,10 @@ def _init(request: dict[str, Any], job: _Job, tell: Tell) -> None:
     path = Path(request["out_dir"]) / "initial.safetensors"
     size = state.write(first, path)
     tell(
-        "init", root=state.root_of(first, job.spec.profile).hex(), path=str(path), size_bytes=size,
+        "init",
+        root=state.root_of(first, job.spec.profile).hex(),
+        path=str(path),
+        size_bytes=size,
         work_flops=job.spec.steps * cost.step_flops(job.admitted.program),
     )
 
@@ -182,8 +185,13 @@ def _run(request: dict[str, Any], job: _Job, device: str, tell: Tell) -> None:
 
 
 def _segment(
-    request: dict[str, Any], trainer: Trainer, spec: JobSpec, current: TrainingState, index: int,
-    root: StateRoot | None, tell: Tell,
+    request: dict[str, Any],
+    trainer: Trainer,
+    spec: JobSpec,
+    current: TrainingState,
+    index: int,
+    root: StateRoot | None,
+    tell: Tell,
 ) -> tuple[TrainingState, StateRoot]:
     """Runs, roots and writes one segment; gives the state after it and its root."""
     start = time.perf_counter()
@@ -204,8 +212,14 @@ def _segment(
 
 def _tell_segment(tell: Tell, done: Segment, path: Path, size: int, seconds: float) -> None:
     tell(
-        "segment", index=done.index, first_step=done.first_step, last_step=done.last_step,
-        input_root=done.input_root.hex(), output_root=done.output_root.hex(), path=str(path), size_bytes=size,
+        "segment",
+        index=done.index,
+        first_step=done.first_step,
+        last_step=done.last_step,
+        input_root=done.input_root.hex(),
+        output_root=done.output_root.hex(),
+        path=str(path),
+        size_bytes=size,
         seconds=seconds,
     )
 

@@ -111,7 +111,9 @@ def decode_manifest(raw: bytes) -> DataManifest:
     if kind == "tokens" and not (isinstance(value["dtype"], str) and value["dtype"] in TOKEN_DTYPES):
         raise RemoteViolation(f"tokens are {' or '.join(TOKEN_DTYPES)}, not {value['dtype']!r:.40}")
     return DataManifest(
-        kind=value["kind"], dtype=value.get("dtype", ""), fields=_fields(value.get("fields", {}), kind == "examples"),
+        kind=value["kind"],
+        dtype=value.get("dtype", ""),
+        fields=_fields(value.get("fields", {}), kind == "examples"),
         files=tuple(_file(item, kind == "examples") for item in files),
     )
 
@@ -148,6 +150,7 @@ def _file(raw: Any, counted: bool) -> DataFile:
 
 def content_id_of_file(path: Path) -> ContentId:
     """The content id of a file on disk, read a chunk at a time."""
+
     def chunks() -> Any:
         with open(path, "rb") as file:
             while chunk := file.read(CHUNK_BYTES):

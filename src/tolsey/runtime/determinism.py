@@ -94,7 +94,9 @@ def _libraries() -> dict[str, str]:
 
 
 _LIBRARY_LINES: Final = {
-    "mkl": "Intel(R) oneAPI Math Kernel", "onednn": "Intel(R) MKL-DNN", "openmp": "OpenMP",
+    "mkl": "Intel(R) oneAPI Math Kernel",
+    "onednn": "Intel(R) MKL-DNN",
+    "openmp": "OpenMP",
 }
 """How lines of torch.__config__.show() begin."""
 
@@ -120,10 +122,28 @@ def _cuda(device: torch.device) -> dict[str, Any]:
     }
 
 
-_ISA_FLAGS: Final = frozenset({
-    "sse4_1", "avx", "avx2", "fma", "avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni", "avx512_bf16",
-    "avx512_fp16", "avx_vnni", "amx_tile", "amx_bf16", "asimd", "sve", "sve2", "bf16",
-})
+_ISA_FLAGS: Final = frozenset(
+    {
+        "sse4_1",
+        "avx",
+        "avx2",
+        "fma",
+        "avx512f",
+        "avx512bw",
+        "avx512vl",
+        "avx512dq",
+        "avx512_vnni",
+        "avx512_bf16",
+        "avx512_fp16",
+        "avx_vnni",
+        "amx_tile",
+        "amx_bf16",
+        "asimd",
+        "sve",
+        "sve2",
+        "bf16",
+    }
+)
 """What MKL and oneDNN dispatch on, as /proc/cpuinfo names it."""
 
 

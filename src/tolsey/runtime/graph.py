@@ -40,7 +40,8 @@ MAX_TENSORS: Final = 20_000
 MAX_NAME_BYTES: Final = 512
 MAX_MICRO_BATCHES: Final = 1 << 16
 INPUT_ROLES: Final = {
-    "grad": frozenset({"state", "batch", "position", "sum"}), "update": frozenset({"state", "grad", "scalar"}),
+    "grad": frozenset({"state", "batch", "position", "sum"}),
+    "update": frozenset({"state", "grad", "scalar"}),
 }
 OUTPUT_ROLES: Final = {"grad": frozenset({"loss", "grad", "state"}), "update": frozenset({"state", "metric"})}
 
@@ -126,19 +127,21 @@ class Program:
 
     def encode(self) -> bytes:
         """The canonical bytes."""
-        return canonical_json({
-            "format": FORMAT,
-            "ops": OPS_VERSION,
-            "state": {
-                name: {"spec": item.spec.encode(), "role": item.role, "init": item.recipe}
-                for name, item in self.state.items()
-            },
-            "batch": {name: spec.encode() for name, spec in self.batch.items()},
-            "data": dict(self.data),
-            "micro_batches": self.micro_batches,
-            "rates": dict(self.rates),
-            "phases": {"grad": self.grad.encode(), "update": self.update.encode()},
-        })
+        return canonical_json(
+            {
+                "format": FORMAT,
+                "ops": OPS_VERSION,
+                "state": {
+                    name: {"spec": item.spec.encode(), "role": item.role, "init": item.recipe}
+                    for name, item in self.state.items()
+                },
+                "batch": {name: spec.encode() for name, spec in self.batch.items()},
+                "data": dict(self.data),
+                "micro_batches": self.micro_batches,
+                "rates": dict(self.rates),
+                "phases": {"grad": self.grad.encode(), "update": self.update.encode()},
+            }
+        )
 
     @property
     def content_id(self) -> ContentId:
@@ -170,9 +173,7 @@ def decode(raw: bytes) -> Program:
         RemoteViolation: whatever is wrong first.
     """
     value = parse_canonical_json(raw, max_bytes=MAX_PROGRAM_BYTES)
-    fields = _object(
-        value, "program", {"format", "ops", "state", "batch", "data", "micro_batches", "rates", "phases"}
-    )
+    fields = _object(value, "program", {"format", "ops", "state", "batch", "data", "micro_batches", "rates", "phases"})
     if fields["format"] != FORMAT or fields["ops"] != OPS_VERSION:
         raise RemoteViolation(
             f"program of format {fields['format']!r:.40} and operations {fields['ops']!r:.20}; "

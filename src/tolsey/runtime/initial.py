@@ -40,7 +40,14 @@ Recipe = list[list[Any]]
 MAX_RECIPE_STEPS: Final = 16
 MAX_LITERAL_BYTES: Final = 16 << 10
 _ARGUMENTS: Final = {
-    "full": 1, "normal": 1, "uniform": 1, "literal": 1, "add": 1, "mul": 1, "clamp": 2, "erfinv": 0,
+    "full": 1,
+    "normal": 1,
+    "uniform": 1,
+    "literal": 1,
+    "add": 1,
+    "mul": 1,
+    "clamp": 2,
+    "erfinv": 0,
 }
 _STARTS: Final = frozenset({"full", "normal", "uniform", "literal"})
 
@@ -134,7 +141,10 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's 
         first, last = (math.erf((bound - mean) / (std * math.sqrt(2.0))) for bound in (low, high))
         stream, self.streams = self.streams, self.streams + 1
         self.recipes[self._keep(tensor)] = [
-            ["uniform", stream], *_affine(last - first, first), ["erfinv"], *_affine(std * math.sqrt(2.0), mean),
+            ["uniform", stream],
+            *_affine(last - first, first),
+            ["erfinv"],
+            *_affine(std * math.sqrt(2.0), mean),
             ["clamp", float_hex(float(low)), float_hex(float(high))],
         ]
 
@@ -226,7 +236,8 @@ def _extended(recipe: Recipe | None, name: str, args: tuple[Any, ...], kwargs: d
 def _covers_storage(tensor: torch.Tensor) -> bool:
     """Whether a tensor is all of its memory, in row-major order."""
     return (
-        tensor.storage_offset() == 0 and tensor.is_contiguous()
+        tensor.storage_offset() == 0
+        and tensor.is_contiguous()
         and tensor.numel() * tensor.element_size() == tensor.untyped_storage().nbytes()
     )
 
@@ -276,6 +287,8 @@ def _quiet_nan(dtype: torch.dtype) -> torch.Tensor:
 
 
 _NAN_BITS: Final = {
-    torch.float64: torch.tensor([0x7FF8 << 48]), torch.float32: torch.tensor([0x7FC00000], dtype=torch.int32),
-    torch.float16: torch.tensor([0x7E00], dtype=torch.int16), torch.bfloat16: torch.tensor([0x7FC0], dtype=torch.int16),
+    torch.float64: torch.tensor([0x7FF8 << 48]),
+    torch.float32: torch.tensor([0x7FC00000], dtype=torch.int32),
+    torch.float16: torch.tensor([0x7E00], dtype=torch.int16),
+    torch.bfloat16: torch.tensor([0x7FC0], dtype=torch.int16),
 }

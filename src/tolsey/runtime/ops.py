@@ -156,8 +156,9 @@ _PARSERS: Final[dict[str, Callable[[Any], Any]]] = {
     "number?": lambda raw: None if raw is None else _number(raw),
     "word": lambda raw: raw if isinstance(raw, str) and raw in WORDS else _BAD,
     "dtype": lambda raw: DTYPES[raw] if isinstance(raw, str) and raw in DTYPES else _BAD,
-    "hex": lambda raw: bytes.fromhex(raw)
-    if isinstance(raw, str) and len(raw) <= 2 * MAX_LITERAL_BYTES and _is_hex(raw) else _BAD,
+    "hex": lambda raw: (
+        bytes.fromhex(raw) if isinstance(raw, str) and len(raw) <= 2 * MAX_LITERAL_BYTES and _is_hex(raw) else _BAD
+    ),
 }
 
 
@@ -249,9 +250,7 @@ def _table() -> dict[str, Op]:
     table: dict[str, Op] = {}
 
     def own(group: str, name: str, params: str, build: Callable[..., Call], summary: str) -> None:
-        table[name] = Op(
-            name=name, params=_params(params), outputs=1, summary=summary, group=group, build=build
-        )
+        table[name] = Op(name=name, params=_params(params), outputs=1, summary=summary, group=group, build=build)
 
     def aten(group: str, rows: str) -> None:
         for row in filter(None, map(str.strip, rows.splitlines())):
@@ -259,24 +258,54 @@ def _table() -> dict[str, Op]:
             name, overload, *count = head.split()
             call = _overload(overload)
             table[name] = Op(
-                name=name, params=_params(params), outputs=int(count[0]) if count else 1, summary=summary,
-                group=group, build=_binder(call), aten=overload,
+                name=name,
+                params=_params(params),
+                outputs=int(count[0]) if count else 1,
+                summary=summary,
+                group=group,
+                build=_binder(call),
+                aten=overload,
             )
 
     own("Constants and randomness", "full", "dtype:dtype shape:ints value:number", _full, "all elements equal value")
-    own("Constants and randomness", "arange", "dtype:dtype start:int step:int count:int", _arange,
-        "start, start + step, …: count integers")
-    own("Constants and randomness", "literal", "dtype:dtype shape:ints bytes:hex", _literal,
-        f"the given little-endian bytes, at most {MAX_LITERAL_BYTES}")
-    own("Constants and randomness", "keep_mask", "position:tensor shape:ints stream:int threshold:int dtype:dtype",
-        _keep_mask, "1 where the Philox word of (seed, stream, step, micro-batch, element) >> 8 is below threshold, else 0")
+    own(
+        "Constants and randomness",
+        "arange",
+        "dtype:dtype start:int step:int count:int",
+        _arange,
+        "start, start + step, …: count integers",
+    )
+    own(
+        "Constants and randomness",
+        "literal",
+        "dtype:dtype shape:ints bytes:hex",
+        _literal,
+        f"the given little-endian bytes, at most {MAX_LITERAL_BYTES}",
+    )
+    own(
+        "Constants and randomness",
+        "keep_mask",
+        "position:tensor shape:ints stream:int threshold:int dtype:dtype",
+        _keep_mask,
+        "1 where the Philox word of (seed, stream, step, micro-batch, element) >> 8 is below threshold, else 0",
+    )
     for group, rows in _ATEN.items():
         aten(group, rows)
     own("Elementwise arithmetic", "cast", "self:tensor dtype:dtype", _cast, "converted to another element type")
-    own("Elementwise arithmetic", "addcmul", "self:tensor a:tensor b:tensor value:number", _addcmul,
-        "self + value * a * b")
-    own("Sums and norms", "variance", "self:tensor dims:ints correction:number keepdim:bool", _variance,
-        "variance over dims: squared deviations over (count - correction)")
+    own(
+        "Elementwise arithmetic",
+        "addcmul",
+        "self:tensor a:tensor b:tensor value:number",
+        _addcmul,
+        "self + value * a * b",
+    )
+    own(
+        "Sums and norms",
+        "variance",
+        "self:tensor dims:ints correction:number keepdim:bool",
+        _variance,
+        "variance over dims: squared deviations over (count - correction)",
+    )
     return table
 
 
@@ -459,7 +488,13 @@ def reference() -> str:
         "`src/tolsey/runtime/ops.py`; semantics of an ATen operation are those of the overload named beside it.",
     ]
     for group in dict.fromkeys(op.group for op in OPS.values()):
-        lines += ["", f"## {group}", "", "| operation | arguments | outputs | meaning | ATen |", "|---|---|---|---|---|"]
+        lines += [
+            "",
+            f"## {group}",
+            "",
+            "| operation | arguments | outputs | meaning | ATen |",
+            "|---|---|---|---|---|",
+        ]
         for op in sorted((op for op in OPS.values() if op.group == group), key=lambda op: op.name):
             params = ", ".join(f"{name}: {kind}" for name, kind in op.params)
             meaning = op.summary.replace("|", "\\|")

@@ -71,9 +71,7 @@ class Optimiser:
         return _KINDS[self.kind].update(param, grad, moments, scalars, self.options)
 
 
-def adamw(
-    *, weight_decay: str = "0.01", beta1: str = "0.9", beta2: str = "0.999", eps: str = "1e-8"
-) -> Optimiser:
+def adamw(*, weight_decay: str = "0.01", beta1: str = "0.9", beta2: str = "0.999", eps: str = "1e-8") -> Optimiser:
     """AdamW (Loshchilov and Hutter 2019) with decoupled weight decay."""
     return Optimiser(kind="adamw", options={"weight_decay": weight_decay, "beta1": beta1, "beta2": beta2, "eps": eps})
 
@@ -147,15 +145,22 @@ class _Kind:
 
 _KINDS: Final = {
     "adamw": _Kind(
-        moments=("adamw1", "adamw2"), scalar_names=("decay", "step_size", "correction"),
+        moments=("adamw1", "adamw2"),
+        scalar_names=("decay", "step_size", "correction"),
         limits={
-            "weight_decay": ("0", "1e3"), "beta1": ("0", "0.999999"), "beta2": ("0", "0.99999999"), "eps": ("0", "1"),
+            "weight_decay": ("0", "1e3"),
+            "beta1": ("0", "0.999999"),
+            "beta2": ("0", "0.99999999"),
+            "eps": ("0", "1"),
         },
-        scalars=adamw_scalars, update=_adamw_update,
+        scalars=adamw_scalars,
+        update=_adamw_update,
     ),
     "sgd": _Kind(
-        moments=("momentum",), scalar_names=("lr",),
+        moments=("momentum",),
+        scalar_names=("lr",),
         limits={"momentum": ("0", "0.999999"), "weight_decay": ("0", "1e3"), "nesterov": None},
-        scalars=sgd_scalars, update=_sgd_update,
+        scalars=sgd_scalars,
+        update=_sgd_update,
     ),
 }

@@ -58,7 +58,13 @@ def normals(seed: int, *, domain: int, stream: int, count: int, device: torch.de
 
 
 def keep_mask(
-    seed: int, *, stream: int, position: int, shape: list[int], threshold: int, dtype: torch.dtype,
+    seed: int,
+    *,
+    stream: int,
+    position: int,
+    shape: list[int],
+    threshold: int,
+    dtype: torch.dtype,
     device: torch.device | None = None,
 ) -> torch.Tensor:
     """1 where an element is kept, 0 where dropped, of `shape` and `dtype`.
@@ -77,9 +83,7 @@ def keep_mask(
     return (drawn >> 8 < threshold).to(dtype).reshape(shape)
 
 
-def permutation(
-    seed: int, *, epoch: int | numpy.ndarray, positions: numpy.ndarray, count: int
-) -> numpy.ndarray:
+def permutation(seed: int, *, epoch: int | numpy.ndarray, positions: numpy.ndarray, count: int) -> numpy.ndarray:
     """Where each position of an epoch (one for all, or one each) points: int64, equal to `philox.permute` of each."""
     half = numpy.uint64(philox.half_bits(count))
     mask = (numpy.uint64(1) << half) - numpy.uint64(1)
@@ -135,9 +139,7 @@ def philox_numpy(
         out[:, column] = value
 
 
-def philox_torch(
-    c0: torch.Tensor, c1: torch.Tensor, stream: int, domain: int, seed: int, out: torch.Tensor
-) -> None:
+def philox_torch(c0: torch.Tensor, c1: torch.Tensor, stream: int, domain: int, seed: int, out: torch.Tensor) -> None:
     """The same on any device, in int64.
 
     Products of two u32 wrap in int64; their upper halves come out right because the shift's copies of the sign bit
@@ -191,18 +193,42 @@ _LN2_LOW = 1.9082149292705877e-10
 # M. J. Wichura, "Algorithm AS 241: The percentage points of the normal distribution", Applied Statistics 37 (1988),
 # routine PPND16. Its third region (p < 1.4e-11) cannot be reached from 32-bit words.
 _A = (
-    3.3871328727963666080e0, 1.3314166789178437745e2, 1.9715909503065514427e3, 1.3731693765509461125e4,
-    4.5921953931549871457e4, 6.7265770927008700853e4, 3.3430575583588128105e4, 2.5090809287301226727e3,
+    3.3871328727963666080e0,
+    1.3314166789178437745e2,
+    1.9715909503065514427e3,
+    1.3731693765509461125e4,
+    4.5921953931549871457e4,
+    6.7265770927008700853e4,
+    3.3430575583588128105e4,
+    2.5090809287301226727e3,
 )
 _B = (
-    1.0, 4.2313330701600911252e1, 6.8718700749205790830e2, 5.3941960214247511077e3,
-    2.1213794301586595867e4, 3.9307895800092710610e4, 2.8729085735721942674e4, 5.2264952788528545610e3,
+    1.0,
+    4.2313330701600911252e1,
+    6.8718700749205790830e2,
+    5.3941960214247511077e3,
+    2.1213794301586595867e4,
+    3.9307895800092710610e4,
+    2.8729085735721942674e4,
+    5.2264952788528545610e3,
 )
 _C = (
-    1.42343711074968357734e0, 4.63033784615654529590e0, 5.76949722146069140550e0, 3.64784832476320460504e0,
-    1.27045825245236838258e0, 2.41780725177450611770e-1, 2.27238449892691845833e-2, 7.74545014278341407640e-4,
+    1.42343711074968357734e0,
+    4.63033784615654529590e0,
+    5.76949722146069140550e0,
+    3.64784832476320460504e0,
+    1.27045825245236838258e0,
+    2.41780725177450611770e-1,
+    2.27238449892691845833e-2,
+    7.74545014278341407640e-4,
 )
 _D = (
-    1.0, 2.05319162663775882187e0, 1.67638483018380384940e0, 6.89767334985100004550e-1,
-    1.48103976427480074590e-1, 1.51986665636164571966e-2, 5.47593808499534494600e-4, 1.05075007164441684324e-9,
+    1.0,
+    2.05319162663775882187e0,
+    1.67638483018380384940e0,
+    6.89767334985100004550e-1,
+    1.48103976427480074590e-1,
+    1.51986665636164571966e-2,
+    5.47593808499534494600e-4,
+    1.05075007164441684324e-9,
 )

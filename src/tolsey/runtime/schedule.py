@@ -81,8 +81,11 @@ class Schedule:
     def encode(self) -> dict[str, Any]:
         """As the program holds it."""
         return {
-            "kind": self.kind, "peak_lr": self.peak_lr, "warmup_steps": self.warmup_steps,
-            "total_steps": self.total_steps, "final_ratio": self.final_ratio,
+            "kind": self.kind,
+            "peak_lr": self.peak_lr,
+            "warmup_steps": self.warmup_steps,
+            "total_steps": self.total_steps,
+            "final_ratio": self.final_ratio,
         }
 
 

@@ -85,13 +85,18 @@ class Trainer:
             raise RemoteViolation(f"step {state.step} cannot be computed: {str(error).splitlines()[0]:.200}") from error
         tensors = {name: given.get(("state", name), values["state", name]) for name in state.tensors}
         after = TrainingState(
-            tensors=tensors, step=state.step + 1,
+            tensors=tensors,
+            step=state.step + 1,
             cursor=state.cursor + self.program.micro_batches * self.program.batch_size,
         )
         norm = given.get(("metric", "grad_norm"))
         return StepResult(
-            step=state.step, loss=loss, grad_norm=float("nan") if norm is None else float(norm),
-            lr=schedule.to_float32(self._schedule.lr(state.step)), step_s=time.perf_counter() - start, state=after,
+            step=state.step,
+            loss=loss,
+            grad_norm=float("nan") if norm is None else float(norm),
+            lr=schedule.to_float32(self._schedule.lr(state.step)),
+            step_s=time.perf_counter() - start,
+            state=after,
         )
 
     def _gradients(self, state: TrainingState, observer: Observer | None) -> tuple[dict[Key, torch.Tensor], float]:
@@ -131,7 +136,12 @@ def segment_bounds(index: int, *, steps: int, steps_per_segment: int) -> tuple[i
 
 
 def run_segment(
-    trainer: Trainer, state: TrainingState, *, index: int, last_step: int, profile: str,
+    trainer: Trainer,
+    state: TrainingState,
+    *,
+    index: int,
+    last_step: int,
+    profile: str,
     input_root: StateRoot | None = None,
 ) -> Iterator[StepResult | tuple[Segment, TrainingState]]:
     """Yields each step's result, and at the end the segment with both roots and the state after it.
@@ -147,7 +157,10 @@ def run_segment(
         yield result
     yield (
         Segment(
-            index=index, first_step=first_step, last_step=last_step, input_root=before,
+            index=index,
+            first_step=first_step,
+            last_step=last_step,
+            input_root=before,
             output_root=root_of(state, profile),
         ),
         state,

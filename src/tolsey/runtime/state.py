@@ -32,8 +32,16 @@ from tolsey.runtime.ops import DTYPES
 MAX_HEADER_BYTES: Final = 1 << 20
 MAX_STEP: Final = 1 << 48
 _FILE_DTYPES: Final = {
-    "float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "int64": "I64", "int32": "I32",
-    "int16": "I16", "int8": "I8", "uint8": "U8", "bool": "BOOL",
+    "float64": "F64",
+    "float32": "F32",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "int64": "I64",
+    "int32": "I32",
+    "int16": "I16",
+    "int8": "I8",
+    "uint8": "U8",
+    "bool": "BOOL",
 }
 _DTYPE_OF_FILE: Final = {short: name for name, short in _FILE_DTYPES.items()}
 
@@ -101,7 +109,8 @@ def encode_header(tensors: Mapping[str, TensorSpec], metadata: Mapping[str, str]
     for name in sorted(tensors, key=str.encode):
         stop = start + tensors[name].size_bytes
         header[name] = {
-            "dtype": _FILE_DTYPES[tensors[name].dtype], "shape": list(tensors[name].shape),
+            "dtype": _FILE_DTYPES[tensors[name].dtype],
+            "shape": list(tensors[name].shape),
             "data_offsets": [start, stop],
         }
         start = stop

@@ -65,9 +65,7 @@ class Translator:
         for call in calls:
             if call in needed and call.op != "placeholder":
                 self._values[call] = self._translate(module, call)
-        given = tuple(
-            (role, name, self._values[result]) for (role, name), result in zip(outputs, results, strict=True)
-        )
+        given = tuple((role, name, self._values[result]) for (role, name), result in zip(outputs, results, strict=True))
         return prune(Phase(inputs=self.inputs, nodes=tuple(self.nodes), outputs=given))
 
     def emit(self, name: str, args: list[Any], outs: Sequence[TensorSpec]) -> Value:
@@ -116,6 +114,7 @@ class Translator:
 
     def _arguments(self, call: fx.Node) -> tuple[list[Any], dict[str, Any]]:
         """Positional arguments completed with defaults and traced values replaced by their ids (as Ref)."""
+
         def value(item: Any) -> Any:
             if isinstance(item, fx.Node):
                 found = self._values[item]
@@ -137,7 +136,7 @@ class Translator:
     def _by_name(self, call: fx.Node, op: Op, args: list[Any], kwargs: dict[str, Any]) -> Value:
         given = [*args, *kwargs.values()]
         schema = call.target._schema.arguments  # type: ignore[union-attr]  # OpOverload; keyword-only ones come last
-        for argument, item in list(zip(schema, given, strict=True))[len(op.params):]:
+        for argument, item in list(zip(schema, given, strict=True))[len(op.params) :]:
             if item is not None and item != argument.default_value:
                 raise self.refuse(call, f"with {argument.name}={item!r:.40} is not on the closed list")
         encoded = [
@@ -237,8 +236,10 @@ def _reachable(results: Any) -> set[fx.Node]:
 
 # Rules for calls that are not one of our operations under another name.
 
+
 def _binary(name: str) -> Rule:
     """add, sub, mul and div with a tensor or a number on the right."""
+
     def rule(self: Translator, call: fx.Node, args: list[Any], kwargs: dict[str, Any]) -> Value:
         left, right = args[:2]
         alpha = args[2] if len(args) > 2 else kwargs.get("alpha", 1)
@@ -321,6 +322,7 @@ def _copy(self: Translator, call: fx.Node, args: list[Any], kwargs: dict[str, An
 
 def _filled(value: float | int | None) -> Rule:
     """zeros, ones, full and their `_like` and `new_` forms; uninitialised memory becomes zeros."""
+
     def rule(self: Translator, call: fx.Node, args: list[Any], kwargs: dict[str, Any]) -> Value:
         spec = spec_of(call.meta["val"])
         number = args[-1] if value is None else value
@@ -445,26 +447,63 @@ def _slice(self: Translator, call: fx.Node, args: list[Any], kwargs: dict[str, A
 
 
 RULES: Final[dict[str, Rule]] = {
-    "add.Tensor": _binary("add"), "add.Scalar": _binary("add"),
-    "sub.Tensor": _binary("sub"), "sub.Scalar": _binary("sub"),
-    "mul.Tensor": _binary("mul"), "mul.Scalar": _binary("mul"),
-    "div.Tensor": _binary("div"), "div.Scalar": _binary("div"),
-    "view.default": _reshape, "_unsafe_view.default": _reshape, "reshape.default": _reshape,
-    "squeeze.default": _squeeze, "squeeze.dim": _squeeze, "squeeze.dims": _squeeze, "unsqueeze.default": _reshape,
-    "expand.default": _expand, "t.default": _transposed, "transpose.int": _transposed,
-    "detach.default": _same, "alias.default": _same, "lift_fresh_copy.default": _same, "clone.default": _same,
-    "contiguous.default": _same, "_to_copy.default": _cast, "slice.Tensor": _slice,
-    "zeros.default": _filled(0), "ones.default": _filled(1), "full.default": _filled(None),
-    "zeros_like.default": _filled(0), "ones_like.default": _filled(1), "full_like.default": _filled(None),
-    "new_zeros.default": _filled(0), "new_ones.default": _filled(1), "new_full.default": _filled(None),
-    "empty.memory_format": _filled(0), "empty_like.default": _filled(0), "new_empty.default": _filled(0),
-    "new_empty_strided.default": _filled(0), "empty_strided.default": _filled(0), "copy.default": _copy,
+    "add.Tensor": _binary("add"),
+    "add.Scalar": _binary("add"),
+    "sub.Tensor": _binary("sub"),
+    "sub.Scalar": _binary("sub"),
+    "mul.Tensor": _binary("mul"),
+    "mul.Scalar": _binary("mul"),
+    "div.Tensor": _binary("div"),
+    "div.Scalar": _binary("div"),
+    "view.default": _reshape,
+    "_unsafe_view.default": _reshape,
+    "reshape.default": _reshape,
+    "squeeze.default": _squeeze,
+    "squeeze.dim": _squeeze,
+    "squeeze.dims": _squeeze,
+    "unsqueeze.default": _reshape,
+    "expand.default": _expand,
+    "t.default": _transposed,
+    "transpose.int": _transposed,
+    "detach.default": _same,
+    "alias.default": _same,
+    "lift_fresh_copy.default": _same,
+    "clone.default": _same,
+    "contiguous.default": _same,
+    "_to_copy.default": _cast,
+    "slice.Tensor": _slice,
+    "zeros.default": _filled(0),
+    "ones.default": _filled(1),
+    "full.default": _filled(None),
+    "zeros_like.default": _filled(0),
+    "ones_like.default": _filled(1),
+    "full_like.default": _filled(None),
+    "new_zeros.default": _filled(0),
+    "new_ones.default": _filled(1),
+    "new_full.default": _filled(None),
+    "empty.memory_format": _filled(0),
+    "empty_like.default": _filled(0),
+    "new_empty.default": _filled(0),
+    "new_empty_strided.default": _filled(0),
+    "empty_strided.default": _filled(0),
+    "copy.default": _copy,
     "scalar_tensor.default": _scalar_tensor,
-    "arange.default": _arange, "arange.start": _arange, "arange.start_step": _arange,
-    "bernoulli.p": _bernoulli, "split.Tensor": _split, "split_with_sizes.default": _split, "unbind.int": _unbind,
-    "sum.default": _sum("sum"), "sum.dim_IntList": _sum("sum"), "mean.default": _sum("mean"), "mean.dim": _sum("mean"),
-    "var.correction": _variance, "linalg_vector_norm.default": _norm, "addcmul.default": _addcmul,
-    "embedding.default": _embedding, "_safe_softmax.default": _safe_softmax,
+    "arange.default": _arange,
+    "arange.start": _arange,
+    "arange.start_step": _arange,
+    "bernoulli.p": _bernoulli,
+    "split.Tensor": _split,
+    "split_with_sizes.default": _split,
+    "unbind.int": _unbind,
+    "sum.default": _sum("sum"),
+    "sum.dim_IntList": _sum("sum"),
+    "mean.default": _sum("mean"),
+    "mean.dim": _sum("mean"),
+    "var.correction": _variance,
+    "linalg_vector_norm.default": _norm,
+    "addcmul.default": _addcmul,
+    "embedding.default": _embedding,
+    "_safe_softmax.default": _safe_softmax,
 }
 BY_ATEN: Final = {op.aten: op for op in OPS.values() if op.aten}
 KNOWN: Final = frozenset(RULES) | frozenset(BY_ATEN)
