@@ -61,6 +61,42 @@ async def test_find_providers_asks_the_network_despite_a_full_store(nodes, event
         assert {peer for peer, _ in found} == {hosts[1].peer_id, hosts[2].peer_id}
 
 
+async def test_find_providers_nearest_know_no_walk(nodes, eventually, monkeypatch):
+    async with nodes(4) as hosts, AsyncExitStack() as stack:
+        tables = await _joined(stack, hosts, eventually)
+        await tables[1].provide(b"content")
+        walked = []
+
+        async def walk(key, _count):
+            walked.append(key)
+            return []
+
+        monkeypatch.setattr(tables[3]._dht.provider_store, "find_providers", walk)
+        assert [peer for peer, _ in await tables[3].find_providers(b"content")] == [hosts[1].peer_id]
+        assert not walked
+        assert await tables[3].find_providers(b"unknown") == []
+        assert walked == [record_key(b"unknown")]
+
+
+async def test_find_providers_nearest_silent_walks_on(nodes, eventually, monkeypatch):
+    monkeypatch.setattr(discovery_module, "NEAREST_S", 0.2)
+    async with nodes(4) as hosts, AsyncExitStack() as stack:
+        tables = await _joined(stack, hosts, eventually)
+        await tables[1].provide(b"content")
+        store = tables[3]._dht.provider_store
+        ask = store._get_providers_from_peer_with_closers
+
+        async def walk(key, _count):
+            return (await ask(hosts[0].basic.get_id(), key))[0]
+
+        async def silent(_peer, _key):
+            await trio.sleep_forever()
+
+        monkeypatch.setattr(store, "find_providers", walk)
+        monkeypatch.setattr(store, "_get_providers_from_peer_with_closers", silent)
+        assert [peer for peer, _ in await tables[3].find_providers(b"content")] == [hosts[1].peer_id]
+
+
 async def test_find_providers_refused_peer_left_out(nodes, eventually):
     async with nodes(3) as hosts, AsyncExitStack() as stack:
         tables = await _joined(stack, hosts, eventually)
