@@ -33,7 +33,7 @@ import trio
 from tolsey.client import spec as specs
 from tolsey.client.access import Access
 from tolsey.client.ledger import Ledger
-from tolsey.client.peers import Peers, Seller, is_wanted, open_peers
+from tolsey.client.peers import Peers, is_wanted, open_peers
 from tolsey.client.plan import Plan, Terms, examine, make_plan
 from tolsey.client.records import Purchase
 from tolsey.client.serve import in_thread
@@ -42,6 +42,7 @@ from tolsey.contracts.views import NOBODY
 from tolsey.errors import ConfigError, InsufficientFunds, LocalViolation, NoOffer
 from tolsey.network.identity import Identity
 from tolsey.protocol.job import JobSpec
+from tolsey.protocol.listing import Listing
 from tolsey.protocol.offer import seal_chain
 from tolsey.protocol.units import Account, ClassId, Seconds, StateRoot, TokenUnits
 from tolsey.protocol.wire import OfferRequest
@@ -151,7 +152,7 @@ async def open_shop(access: Access, request: specs.Request, wishes: Wishes) -> A
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def choose_class(sellers: Sequence[Seller], terms: Terms, ledger: Ledger) -> ClassId:
+def choose_class(sellers: Sequence[Listing], terms: Terms, ledger: Ledger) -> ClassId:
     """The numerics class to buy in: where most verifiers can check, then where most workers sell.
 
     A job is pinned to one class, because only equal machines give equal bits.
@@ -159,21 +160,20 @@ def choose_class(sellers: Sequence[Seller], terms: Terms, ledger: Ledger) -> Cla
     Raises:
         NoOffer: nobody who may have the job sells anything.
     """
-    wanted = [s for s in sellers if s.registered and is_wanted(s.listing.account, terms)]
+    wanted = [listing for listing in sellers if is_wanted(listing.account, terms)]
     if not wanted:
-        heard = f"{len(sellers)} listings heard, none of them " + (
-            "named by --on" if terms.on else "registered on chain"
-        )
         raise NoOffer(
-            heard if sellers else "no worker sells on this market now: nobody's listing was heard",
+            f"{len(sellers)} listings heard, none of them named by --on"
+            if sellers
+            else "no worker sells on this market now: nobody's listing was heard",
             fix="tolsey offers, or start a worker: tolsey worker start",
         )
-    count = Counter(s.listing.class_id for s in wanted)
+    count = Counter(listing.class_id for listing in wanted)
     return max(count, key=lambda class_id: (len(ledger.verifier_peers(class_id)), count[class_id], class_id))
 
 
 async def _ask(
-    access: Access, peers: Peers, sellers: Sequence[Seller], intent: Purchase, terms: Terms, account: Account
+    access: Access, peers: Peers, sellers: Sequence[Listing], intent: Purchase, terms: Terms, account: Account
 ) -> Plan:
     request = OfferRequest(
         spec=intent.spec,

@@ -89,7 +89,7 @@ class AsyncMarket:
         """What workers sell now."""
         ledger = await in_thread(Ledger.read, self.access)
         async with open_peers(self.access, ledger=ledger) as peers:
-            return [present.listing(seller) for seller in await peers.sellers()]
+            return [present.listing(listing) for listing in await peers.sellers()]
 
     async def plan(self, job: Path | str, **wishes: Any) -> PlanView:
         """What a job would cost, without buying it; arguments as `run`."""

@@ -1,24 +1,24 @@
 """The client on the network: whom it asks, and what it makes of the answers.
 
-Everything that comes back is a claim. A listing must be signed by its account and, to be bought from, registered on
-chain under the peer id it names; an offer must be signed by its worker over exactly what was asked; a trace must hash
-to the window root on chain (fetch.py). A peer that lies is dropped with the reason, never an exception that ends a
-purchase. Next in the flow: plan.py chooses.
+Everything that comes back is a claim. What is believed of a listing: contracts/listing_book.py. An offer must be signed
+by its worker over exactly what was asked; a trace must hash to the window root on chain (fetch.py). A peer that lies is
+dropped with the reason, never an exception that ends a purchase. Next in the flow: plan.py chooses.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import logging
+import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 
 import trio
 
 from tolsey.client.access import Access
 from tolsey.client.ledger import Ledger
 from tolsey.client.plan import Candidate, Terms
+from tolsey.contracts.listing_book import ListingBook
 from tolsey.contracts.wallet import recover
 from tolsey.errors import NetworkError, RemoteViolation
 from tolsey.network.gossip import open_gossip
@@ -28,8 +28,8 @@ from tolsey.network.rpc import Rpc, serve
 from tolsey.network.transfer import ContentStore, serve_content
 from tolsey.protocol import wire
 from tolsey.protocol.encoding import canonical_json
-from tolsey.protocol.listing import Listing
-from tolsey.protocol.units import JobId
+from tolsey.protocol.listing import Listing, topic_of
+from tolsey.protocol.units import Account, JobId, PeerId
 
 LISTEN_ANYWHERE = "/ip4/127.0.0.1/tcp/0"
 GOSSIP_S = 12.0
@@ -39,15 +39,6 @@ MAX_ASKED = 64
 MAX_BOOK_PEERS = 32
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Seller:
-    """A listing that was checked, and what the chain says about it."""
-
-    listing: Listing
-    signed: wire.SignedListing
-    registered: bool
 
 
 def rpc_of(limits: wire.Limits) -> Rpc:
@@ -67,25 +58,31 @@ class Peers:
         self.host = host
         self._access = access
         self._ledger = ledger
-        self._known: dict[str, Seller] = {}
+        self._block_ts = 0
+        self.book = ListingBook(
+            access.network.domain,
+            is_registered=self._is_registered,
+            now_ts=lambda: max(self._block_ts, int(time.time())),
+            stranger_for_s=0,
+        )
 
-    async def sellers(self, *, patience_s: float = GOSSIP_S) -> list[Seller]:
+    async def sellers(self, *, patience_s: float = GOSSIP_S) -> list[Listing]:
         """Workers that list themselves now, cheapest minimum first.
 
         Asks the bootstrap peers for their book, then the workers in it for theirs; where that gives nobody, listens to
         the gossip for `patience_s`.
         """
+        self._block_ts = await trio.to_thread.run_sync(self._access.reader.now_ts)
         await self._read_books(self._access.network.bootstrap)
-        addrs = [addr for seller in list(self._known.values()) for addr in seller.listing.addrs[:1]]
+        addrs = [addr for listing in self.book.listings() for addr in listing.addrs[:1]]
         known = set(self._access.network.bootstrap)
         await self._read_books([addr for addr in addrs if addr not in known][:MAX_BOOK_PEERS])
-        if not self._known and patience_s > 0:
+        if not self.book.listings() and patience_s > 0:
             await self._hear(patience_s)
-        return sorted(self._known.values(), key=lambda s: (s.listing.min_price, s.listing.account))
+        return sorted(self.book.listings(), key=lambda listing: (listing.min_price, listing.account))
 
-    async def ask(self, seller: Seller, request: wire.OfferRequest, terms: Terms) -> Candidate:
-        """The seller's offer for a request, or the reason why there is none."""
-        listing = seller.listing
+    async def ask(self, listing: Listing, request: wire.OfferRequest, terms: Terms) -> Candidate:
+        """The worker's offer for a request, or the reason why there is none."""
         candidate = Candidate(
             account=listing.account,
             peer_id=listing.peer_id,
@@ -101,12 +98,11 @@ class Peers:
             "is not among --on"
             if not is_wanted(listing.account, terms)
             else idle.why_not(request.spec, domain=domain, now_ts=now_ts)
-            or ("is not registered on chain under this peer id" if not seller.registered else None)
         )
         if reason is not None:
             return dataclasses.replace(candidate, dropped=reason)
         try:
-            reply = wire.OfferReply.decode(await self.call(seller, wire.OFFER, request.encode()))
+            reply = wire.OfferReply.decode(await self.call(listing, wire.OFFER, request.encode()))
             if reply.offer is None:
                 return dataclasses.replace(candidate, dropped=f"refuses: {reply.refusal}")
             if recover(reply.offer.job_id(domain), reply.signature).lower() != listing.account.lower():
@@ -115,17 +111,17 @@ class Peers:
             return dataclasses.replace(candidate, dropped=f"did not answer: {error.message}")
         return dataclasses.replace(candidate, offer=reply.offer, signature=reply.signature)
 
-    async def ask_all(self, sellers: Sequence[Seller], request: wire.OfferRequest, terms: Terms) -> list[Candidate]:
+    async def ask_all(self, sellers: Sequence[Listing], request: wire.OfferRequest, terms: Terms) -> list[Candidate]:
         """The answers of all sellers, asked at once; beyond MAX_ASKED the dearest are left out."""
-        ranked = sorted(sellers, key=lambda s: s.listing.price(request.spec))[:MAX_ASKED]
+        ranked = sorted(sellers, key=lambda listing: listing.price(request.spec))[:MAX_ASKED]
         found: list[Candidate] = []
 
-        async def one(seller: Seller) -> None:
-            found.append(await self.ask(seller, request, terms))
+        async def one(listing: Listing) -> None:
+            found.append(await self.ask(listing, request, terms))
 
         async with trio.open_nursery() as nursery:
-            for seller in ranked:
-                nursery.start_soon(one, seller)
+            for listing in ranked:
+                nursery.start_soon(one, listing)
         return found
 
     async def progress(self, peer_id: str, job_id: JobId) -> wire.Progress:
@@ -147,10 +143,10 @@ class Peers:
         )
         return list(wire.decode_step_roots(raw, count))
 
-    async def call(self, seller: Seller, limits: wire.Limits, raw: bytes) -> bytes:
-        """One question to a seller, whose addresses are in its listing."""
-        self.host.add_addrs(seller.listing.peer_id, seller.listing.addrs)
-        return await rpc_of(limits).call(self.host, seller.listing.peer_id, raw)
+    async def call(self, listing: Listing, limits: wire.Limits, raw: bytes) -> bytes:
+        """One question to a worker, whose addresses are in its listing."""
+        self.host.add_addrs(listing.peer_id, listing.addrs)
+        return await rpc_of(limits).call(self.host, listing.peer_id, raw)
 
     async def locate(self, account: str) -> tuple[str, list[str]]:
         """Peer id and addresses of a registered worker.
@@ -162,14 +158,8 @@ class Peers:
         if peer_id is None:
             raise NetworkError(f"{account} is not registered as a worker on this market")
         await self.sellers(patience_s=0)
-        for seller in self._known.values():
-            if seller.listing.peer_id == peer_id:
-                self.host.add_addrs(peer_id, seller.listing.addrs)
+        self.host.add_addrs(peer_id, self.book.addrs_of(peer_id))
         return peer_id, self.host.addrs_of(peer_id)
-
-    def book(self) -> bytes:
-        """What we know, for whoever asks."""
-        return wire.encode_book([seller.signed for seller in self._known.values()])
 
     async def _read_books(self, addrs: Iterable[str]) -> None:
         async def one(addr: str) -> None:
@@ -177,7 +167,7 @@ class Peers:
                 peer_id = await self.host.connect(addr)
                 raw = await rpc_of(wire.BOOK).call(self.host, peer_id, canonical_json({}))
                 for signed in wire.decode_book(raw):
-                    await self._consider(signed)
+                    await self._take(signed.encode())
             except (NetworkError, RemoteViolation) as error:
                 _log.info("book of %s: %s", addr, error)
 
@@ -187,33 +177,24 @@ class Peers:
 
     async def _hear(self, patience_s: float) -> None:
         network = self._access.network
-        topic = f"/tolsey/listings/1/{network.chain_id}/{network.market.lower()}"
         async with open_gossip(self.host) as gossip:
-            heard = await gossip.subscribe(topic, lambda _author, raw: 65 < len(raw) <= 2113)
+            heard = await gossip.subscribe(topic_of(network.domain), self.book.may_pass)
             for peer_id in self.host.peers():  # a peer asks once what we speak, and that was before this topic
                 await self.host.disconnect(peer_id)
             await self._read_books(network.bootstrap)
             with trio.move_on_after(patience_s):
-                while not self._known:
+                while not self.book.listings():
                     _author, raw = await heard.receive()
-                    try:
-                        await self._consider(wire.SignedListing.decode(raw))
-                    except RemoteViolation as error:
-                        _log.info("gossip: %s", error)
+                    await self._take(raw)
 
-    async def _consider(self, signed: wire.SignedListing) -> None:
-        """Keeps a listing that is signed, of this market, current and newer than what we have."""
-        listing = Listing.decode(signed.listing)
-        domain = self._access.network.domain
-        if (listing.chain_id, listing.market.lower()) != (domain.chain_id, domain.market.lower()):
-            return
-        if recover(listing.digest(domain), signed.signature).lower() != listing.account.lower():
-            raise RemoteViolation(f"listing of {listing.account} is not signed by it", evidence=signed.listing)
-        known = self._known.get(listing.account.lower())
-        if known is not None and known.listing.sequence >= listing.sequence:
-            return
-        registered = self._ledger.worker_peers.get(listing.account.lower()) == listing.peer_id
-        self._known[listing.account.lower()] = Seller(listing=listing, signed=signed, registered=registered)
+    async def _take(self, raw: bytes) -> None:
+        try:
+            await self.book.add(raw)
+        except RemoteViolation as error:
+            _log.info("listing refused: %s", error)
+
+    async def _is_registered(self, account: Account, peer_id: PeerId) -> bool:
+        return self._ledger.worker_peers.get(account.lower()) == peer_id
 
 
 @asynccontextmanager
@@ -233,11 +214,7 @@ async def open_peers(
     """
     async with open_host(identity or Identity.generate(), listen) as host:
         peers = Peers(access, host, ledger)
-
-        async def tell_book(_peer_id: str, _raw: bytes) -> bytes:
-            return peers.book()
-
-        serve(host, rpc_of(wire.BOOK), tell_book)
+        serve(host, rpc_of(wire.BOOK), peers.book.answer)
         if store is not None:
             serve_content(host, store)
         yield peers

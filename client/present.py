@@ -11,18 +11,17 @@ from collections import Counter
 from tolsey.client import timeline
 from tolsey.client.ledger import JobLog, Ledger
 from tolsey.client.money import Money
-from tolsey.client.peers import Seller
 from tolsey.client.plan import Candidate, Plan
 from tolsey.client.plots import Curve
 from tolsey.client.records import Purchase
 from tolsey.client.views import CandidateView, FetchView, JobLine, JobView, ListingView, OddsView, PlanView
 from tolsey.protocol.lifecycle import FINAL
+from tolsey.protocol.listing import Listing
 from tolsey.protocol.wire import Progress
 
 
-def listing(seller: Seller) -> ListingView:
+def listing(found: Listing) -> ListingView:
     """What one worker sells."""
-    found = seller.listing
     return ListingView(
         worker=found.account,
         peer_id=found.peer_id,
@@ -36,7 +35,6 @@ def listing(seller: Seller) -> ListingView:
         busy=found.busy,
         capacity=found.capacity,
         expires_at=found.expires_at,
-        registered=seller.registered,
     )
 
 

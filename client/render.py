@@ -76,12 +76,12 @@ def offers(listings: Sequence[ListingView], money: Money) -> RenderableType:
     """What workers sell."""
     if not listings:
         return Text("no worker sells on this market now")
-    made = table("WORKER", "CLASS", "PER PFLOP", "AT LEAST", "BOND", "MEMORY", "SPEED", "BUSY", "", right=("BUSY",))
+    made = table("WORKER", "CLASS", "PER PFLOP", "AT LEAST", "BOND", "MEMORY", "SPEED", "BUSY", right=("BUSY",))
     for row in listings:
         made.add_row(
             short(row.worker), row.class_name[:18], money.text(row.price_per_petaflop), money.text(row.min_price),
             f"{row.bond_bps / 100:.0f} %", size(row.memory_bytes), f"{row.flops_per_s / 1e9:.1f} GFLOP/s",
-            f"{row.busy}/{row.capacity}", "" if row.registered else "not registered on chain",
+            f"{row.busy}/{row.capacity}",
         )  # fmt: skip
     return made
 

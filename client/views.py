@@ -27,7 +27,6 @@ class ListingView:
         memory_bytes, flops_per_s: what a job may use, and measured speed.
         busy, capacity: jobs it runs and can run.
         expires_at: of the listing.
-        registered: whether the chain knows this worker under this peer id.
     """
 
     worker: str
@@ -42,7 +41,6 @@ class ListingView:
     busy: int
     capacity: int
     expires_at: int
-    registered: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -46,7 +46,7 @@ def status(settings: Settings, folder: Path) -> tuple[StatusView, Money]:
 
 async def _listings(access: Access, ledger: Ledger) -> list[ListingView]:
     async with open_peers(access, ledger=ledger) as peers:
-        return [present.listing(seller) for seller in await peers.sellers(patience_s=3)]
+        return [present.listing(listing) for listing in await peers.sellers(patience_s=3)]
 
 
 def _view(

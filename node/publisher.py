@@ -1,12 +1,7 @@
-"""Says what this worker sells, and remembers what others do: the book.
+"""Says what this worker sells, and keeps the book of what others do.
 
-A listing is gossiped about twice a minute and at once when it changes. The book keeps the newest listing of each
-account that is registered on chain; it serves late joiners and nothing here depends on it. Everything in it comes from
-strangers: bounded in number and size, checked for signature and market before it is passed on, and for registration
-and peer id before it is kept.
-
-It refuses listings of other markets, expired or too far in the future, unsigned by their account, older than the one it
-has, and of accounts that the chain does not know. Next in the flow: responder.py serves the book.
+A listing is gossiped about twice a minute and at once when it changes; contracts/listing_book.py says what is believed
+of what comes back. Next in the flow: responder.py serves the book.
 """
 
 from __future__ import annotations
@@ -14,135 +9,23 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 
 import trio
 
-from tolsey.contracts.wallet import Wallet, recover
+from tolsey.contracts.listing_book import ListingBook
+from tolsey.contracts.wallet import Wallet
 from tolsey.errors import ChainError, RemoteViolation
 from tolsey.network.gossip import MAX_MESSAGE_BYTES, Gossip
-from tolsey.protocol.listing import MAX_AGE_S, Listing
+from tolsey.protocol.listing import Listing, topic_of
 from tolsey.protocol.offer import Domain
-from tolsey.protocol.units import Account
-from tolsey.protocol.wire import MAX_BOOK_ENTRIES, SignedListing, encode_book
+from tolsey.protocol.wire import SignedListing
 
 INTERVAL_S = 30.0
 JITTER = 0.25
 CHANGE_PAUSE_S = 1.0
 """Changes closer together than this are told in one message."""
-CLOCK_SLACK_S = 60
-"""How far another machine's idea of now may be ahead of ours."""
-MAX_STRANGERS = 1024
-STRANGER_FOR_S = 60.0
-"""How long an account that the chain did not know is not asked about again."""
 
-IsRegistered = Callable[[Account, str], Awaitable[bool]]
 _log = logging.getLogger(__name__)
-
-
-def topic_of(domain: Domain) -> str:
-    """The gossip topic of one market's listings."""
-    return f"/tolsey/listings/1/{domain.chain_id}/{domain.market.lower()}"
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A checked listing, with the bytes that others can check again."""
-
-    listing: Listing
-    signed: SignedListing
-
-
-def checked(raw: bytes, *, domain: Domain, now_ts: int) -> Entry:
-    """The listing in a gossip message, as far as it can be checked without asking anyone.
-
-    Raises:
-        RemoteViolation: malformed, of another market, expired, too far ahead, or not signed by its account.
-    """
-    signed = SignedListing.decode(raw)
-    listing = Listing.decode(signed.listing)
-    if (listing.chain_id, listing.market.lower()) != (domain.chain_id, domain.market.lower()):
-        raise RemoteViolation(f"listing for market {listing.market} of chain {listing.chain_id}", evidence=raw)
-    if not now_ts < listing.expires_at <= now_ts + MAX_AGE_S + CLOCK_SLACK_S:
-        raise RemoteViolation(f"listing expires at {listing.expires_at}, now is {now_ts}", evidence=raw)
-    signer = recover(listing.digest(domain), signed.signature)
-    if signer.lower() != listing.account.lower():
-        raise RemoteViolation(f"listing of {listing.account} is signed by {signer}", evidence=raw)
-    return Entry(listing, signed)
-
-
-class Book:
-    """The newest listing of each registered account, at most MAX_BOOK_ENTRIES.
-
-    Args:
-        is_registered: whether the chain binds this account to this peer id.
-        now_ts: unix seconds.
-    """
-
-    def __init__(self, domain: Domain, *, is_registered: IsRegistered, now_ts: Callable[[], int]) -> None:
-        self._domain = domain
-        self._is_registered = is_registered
-        self._now_ts = now_ts
-        self._entries: dict[str, Entry] = {}
-        self._strangers: dict[tuple[str, str], float] = {}
-
-    def may_pass(self, author: str, raw: bytes) -> bool:
-        """Whether a gossip message may be passed on: well-formed, of this market, signed. Quick, asks nobody."""
-        try:
-            checked(raw, domain=self._domain, now_ts=self._now_ts())
-        except RemoteViolation:
-            return False
-        return True
-
-    async def add(self, raw: bytes) -> bool:
-        """Takes a listing in; whether it is new and good.
-
-        Raises:
-            RemoteViolation: see `checked`.
-        """
-        entry = checked(raw, domain=self._domain, now_ts=self._now_ts())
-        key = entry.listing.account.lower()
-        known = self._entries.get(key)
-        if known is not None and known.listing.sequence >= entry.listing.sequence:
-            return False
-        is_known_peer = known is not None and known.listing.peer_id == entry.listing.peer_id
-        if not is_known_peer and not await self._vouched(entry.listing):
-            return False
-        self._forget_expired()
-        if key not in self._entries and len(self._entries) >= MAX_BOOK_ENTRIES:
-            return False
-        newest = self._entries.get(key)  # another task may have been here while the chain was asked
-        if newest is not None and newest.listing.sequence >= entry.listing.sequence:
-            return False
-        self._entries[key] = entry
-        return True
-
-    def listings(self) -> list[Listing]:
-        """What is on sale now."""
-        self._forget_expired()
-        return [entry.listing for entry in self._entries.values()]
-
-    def encode(self) -> bytes:
-        """A reply to BOOK."""
-        self._forget_expired()
-        return encode_book([entry.signed for entry in self._entries.values()])
-
-    async def _vouched(self, listing: Listing) -> bool:
-        pair = (listing.account.lower(), listing.peer_id)
-        if self._strangers.get(pair, 0.0) > trio.current_time():
-            return False
-        if await self._is_registered(listing.account, listing.peer_id):
-            self._strangers.pop(pair, None)
-            return True
-        while len(self._strangers) >= MAX_STRANGERS:
-            del self._strangers[next(iter(self._strangers))]
-        self._strangers[pair] = trio.current_time() + STRANGER_FOR_S
-        return False
-
-    def _forget_expired(self) -> None:
-        now_ts = self._now_ts()
-        for key in [key for key, entry in self._entries.items() if entry.listing.expires_at <= now_ts]:
-            del self._entries[key]
 
 
 class Publisher:
@@ -153,7 +36,7 @@ class Publisher:
     """
 
     def __init__(
-        self, gossip: Gossip, book: Book, wallet: Wallet, domain: Domain, make: Callable[[], Awaitable[Listing]]
+        self, gossip: Gossip, book: ListingBook, wallet: Wallet, domain: Domain, make: Callable[[], Awaitable[Listing]]
     ) -> None:
         self._gossip = gossip
         self._book = book

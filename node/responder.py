@@ -13,13 +13,13 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
+from tolsey.contracts.listing_book import ListingBook
 from tolsey.errors import ChainError, ConfigError, RemoteViolation, StorageError, VerificationError
 from tolsey.network.host import Host
 from tolsey.network.rpc import Rpc, RpcRefused, serve
 from tolsey.network.transfer import ContentStore, serve_content
 from tolsey.node.bidding import Bidder
 from tolsey.node.executor import Executor
-from tolsey.node.publisher import Book
 from tolsey.node.records import JobRecord, Records, SegmentRecord
 from tolsey.protocol.units import JobId, StateRoot
 from tolsey.protocol.wire import (
@@ -59,7 +59,9 @@ def rpc_of(limits: Limits, *, max_per_peer: int = 4) -> Rpc:
 class Responder:
     """The answering side of one worker."""
 
-    def __init__(self, records: Records, bidder: Bidder, executor: Executor, book: Book, store: ContentStore) -> None:
+    def __init__(
+        self, records: Records, bidder: Bidder, executor: Executor, book: ListingBook, store: ContentStore
+    ) -> None:
         self._records = records
         self._bidder = bidder
         self._executor = executor
@@ -74,16 +76,12 @@ class Responder:
         serve(host, rpc_of(PROGRESS), guarded(self.progress))
         serve(host, rpc_of(TRACE), guarded(self.trace))
         serve(host, rpc_of(STEPS, max_per_peer=1), guarded(self.steps))
-        serve(host, rpc_of(BOOK), guarded(self.book))
+        serve(host, rpc_of(BOOK), guarded(self._book.answer))
         serve_content(host, self._store)
 
     async def offer(self, peer_id: str, raw: bytes) -> bytes:
         """A signed offer, or why not."""
         return (await self._bidder.answer(peer_id, raw)).encode()
-
-    async def book(self, _peer_id: str, _raw: bytes) -> bytes:
-        """Listings of registered workers."""
-        return self._book.encode()
 
     async def progress(self, _peer_id: str, raw: bytes) -> bytes:
         """How a job goes."""

@@ -27,6 +27,7 @@ import trio
 
 from tolsey.contracts.chain import Chain
 from tolsey.contracts.gateway import Gateway
+from tolsey.contracts.listing_book import ListingBook
 from tolsey.contracts.network_file import NetworkFile
 from tolsey.contracts.wallet import Keystore
 from tolsey.network.discovery import open_discovery
@@ -41,7 +42,7 @@ from tolsey.node.enrolment import enrol
 from tolsey.node.executor import Executor
 from tolsey.node.fetching import Fetcher
 from tolsey.node.jobs import Jobs
-from tolsey.node.publisher import Book, Publisher
+from tolsey.node.publisher import Publisher
 from tolsey.node.records import JobRecord, Records
 from tolsey.node.registry import Registry
 from tolsey.node.report import tell
@@ -126,7 +127,7 @@ async def run(
         discovery = await stack.enter_async_context(open_discovery(host))
         await stack.enter_async_context(kept_warm())
         executor.fetcher = Fetcher(host, discovery, blobs)
-        book = Book(chain.gateway.domain, is_registered=registry.is_registered, now_ts=lambda: clock.wall_ts)
+        book = ListingBook(chain.gateway.domain, is_registered=registry.is_registered, now_ts=lambda: clock.wall_ts)
         publisher = Publisher(gossip, book, keys.wallet, chain.gateway.domain, shop.listing)
         bidder = Bidder(
             config,
@@ -194,7 +195,7 @@ def _facts(ready: Ready) -> dict[str, Any]:
     }
 
 
-async def _live(host: Host, shop: Shop, book: Book) -> dict[str, Any]:
+async def _live(host: Host, shop: Shop, book: ListingBook) -> dict[str, Any]:
     """What it says that does."""
     listing = await shop.listing()
     return {

@@ -27,6 +27,7 @@ import trio
 
 from tolsey.contracts.chain import Chain
 from tolsey.contracts.gateway import Gateway
+from tolsey.contracts.listing_book import ListingBook
 from tolsey.contracts.network_file import NetworkFile
 from tolsey.contracts.wallet import Keystore
 from tolsey.network.discovery import open_discovery
@@ -49,7 +50,7 @@ from tolsey.verifier.post import Makers, Post
 from tolsey.verifier.records import Evidence, Records
 from tolsey.verifier.replay import Bench
 from tolsey.verifier.report import tell
-from tolsey.verifier.serving import Book, Traces, serve_all
+from tolsey.verifier.serving import Traces, listen, serve_all
 
 _log = logging.getLogger(__name__)
 
@@ -124,7 +125,11 @@ async def run(
         clock = Clock(chain, await chain.run(chain.gateway.now_ts))
         records, traces = Records(database), Traces()
         host = await stack.enter_async_context(open_host(identity, config.listen, announce=config.announce))
-        book = Book(network.domain, peer_of=lambda who: post.watcher.peers.get(who), now_ts=clock.wall_ts)
+
+        async def is_registered(who: Account, peer_id: PeerId) -> bool:
+            return post.watcher.peers.get(who) == peer_id
+
+        book = ListingBook(network.domain, is_registered=is_registered, now_ts=clock.wall_ts, stranger_for_s=0)
         gossip = await stack.enter_async_context(open_gossip(host))
         discovery = await stack.enter_async_context(open_discovery(host))
         if isinstance(bench, ChildBench):
@@ -150,7 +155,7 @@ async def run(
                 accuse=accuse,
                 watch_samples=config.watch_samples,
             )
-            await nursery.start(book.listen, gossip, host)
+            await nursery.start(listen, book, network.domain, gossip, host)
             await nursery.start(post.run, tools, parts.makers)
             await nursery.start(chain.serve)
             host.stay_connected(config.bootstrap or network.bootstrap)

@@ -10,15 +10,15 @@ import pytest
 import trio
 import trio.testing
 
+from tolsey.contracts.listing_book import ListingBook
 from tolsey.errors import ChainUnavailable, RemoteViolation
 from tolsey.network.rpc import RpcRefused
-from tolsey.node.publisher import Book
 from tolsey.node.records import JobRecord, OfferRecord, Records, SegmentRecord
 from tolsey.node.responder import Responder, guarded, thinned
 from tolsey.protocol.content import ContentId
 from tolsey.protocol.lifecycle import State
 from tolsey.protocol.units import Account, JobId, StateRoot
-from tolsey.protocol.wire import Progress, Trace, WindowRequest, decode_book, decode_step_roots
+from tolsey.protocol.wire import Progress, Trace, WindowRequest, decode_step_roots
 from tolsey.storage.engine import Database
 
 from . import worlds
@@ -32,7 +32,7 @@ class World:
         self.replays = 0
         self.go = trio.Event()
         self.go.set()
-        book = Book(worlds.DOMAIN, is_registered=self._yes, now_ts=lambda: worlds.NOW)
+        book = ListingBook(worlds.DOMAIN, is_registered=self._yes, now_ts=lambda: worlds.NOW)
         nothing = cast(Any, None)
         self.responder = Responder(self.records, nothing, cast(Any, self), book, nothing)
 
@@ -145,10 +145,6 @@ async def test_steps_of_unmade_segment_or_closed_job_are_refused(world: World) -
     with pytest.raises(RpcRefused) as refused:
         await world.responder.steps("peer", about(job_id, 0))
     assert refused.value.code == "not-now" and world.replays == 0
-
-
-async def test_book_of_nobody_is_empty(world: World) -> None:
-    assert decode_book(await world.responder.book("peer", b"")) == []
 
 
 async def test_guarded_chain_trouble_is_unavailable(world: World) -> None:

@@ -24,6 +24,11 @@ MAX_AGE_S = 600
 PETAFLOP = 10**15
 
 
+def topic_of(domain: Domain) -> str:
+    """The gossip topic of one market's listings."""
+    return f"/tolsey/listings/1/{domain.chain_id}/{domain.market.lower()}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listing:
     """A worker's standing terms.
