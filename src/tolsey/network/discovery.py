@@ -39,8 +39,8 @@ PROVIDES_PER_S = 0.8
 """A receiver takes 10 in 10 s from one peer; 8 in 10 s leaves room for clocks."""
 LOOKUP_S = 15.0
 NEAREST, NEAREST_S, NEAREST_GRACE_S = 3, 1.0, 0.1
-"""Peers asked before a look-up proper, how long, and how long yet once one has answered. A look-up asks every peer it can find twice (who is near, then
-who provides): with ten nodes some eighteen questions, with these most often three."""
+"""Peers asked before a look-up proper, how long, and how long yet once one has answered. A look-up asks every peer it
+can find twice (who is near, then who provides): with ten nodes some eighteen questions, with these most often three."""
 LARGE_ENOUGH = 16
 """Peers in the table above which the quick rounds end; a bucket holds 20."""
 QUICK_ROUNDS = 12
