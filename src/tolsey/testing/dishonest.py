@@ -178,7 +178,7 @@ class Withholder(Responder):
 
     def serve(self, host: Host) -> None:
         serve(host, rpc_of(OFFER), guarded(self.offer))
-        serve(host, rpc_of(BOOK), guarded(self.book))
+        serve(host, rpc_of(BOOK), guarded(self._book.answer))
 
 
 class Unanswering(Worker):
