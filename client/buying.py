@@ -96,7 +96,7 @@ class Shop:
         await self._fund(sender, offer.escrow)
         job_id = offer.job_id(self._access.network.domain)
         table = self._access.purchases
-        await table.choose(self._intent.seal, job_id, offer, chosen.signature, chosen.peer_id)
+        await table.choose(self._intent.seal, job_id, offer, chosen.signature, chosen.listing.peer_id)
         self.accepted = True  # from here on the purchase must not be forgotten
         await sender.send(gateway.action.accept(offer, chosen.signature), action_id=f"accept:{job_id.hex()}")
         purchase = await table.of_job(job_id)
@@ -187,13 +187,7 @@ async def _ask(
     )
     answers = await peers.ask_all(sellers, request, terms)
     now_ts = await in_thread(access.reader.now_ts)
-    candidates = [
-        examine(
-            answer, spec=intent.spec, terms=terms, client=account, client_seal=intent.seal,
-            initial_root=intent.initial_root, now_ts=now_ts,
-        )
-        for answer in answers
-    ]  # fmt: skip
+    candidates = [examine(answer, request, max_cost=terms.max_cost, now_ts=now_ts) for answer in answers]
     pool = await in_thread(access.reader.pool, intent.spec.class_id)
     return make_plan(candidates, spec=intent.spec, terms=terms, pool_size=sum(who != NOBODY for who in pool))
 

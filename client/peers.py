@@ -83,13 +83,7 @@ class Peers:
 
     async def ask(self, listing: Listing, request: wire.OfferRequest, terms: Terms) -> Candidate:
         """The worker's offer for a request, or the reason why there is none."""
-        candidate = Candidate(
-            account=listing.account,
-            peer_id=listing.peer_id,
-            class_name=listing.class_name,
-            class_id=listing.class_id,
-            eta_s=listing.eta_s(request.spec),
-        )
+        candidate = Candidate(listing=listing, eta_s=listing.eta_s(request.spec))
         domain = self._access.network.domain
         now_ts = await trio.to_thread.run_sync(self._access.reader.now_ts)
         # A listing is minutes old, and its last place may be held by our own earlier request: ask all the same.

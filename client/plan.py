@@ -1,8 +1,8 @@
 """The plan: what would happen to the client's money, before anything is signed.
 
-Pure: offers in, a choice and every reason out. It refuses an offer that differs from what was asked in any term
-(protocol/offer.py `why_not`), that was not signed by its worker, that costs more than the cap, or that asks for a
-forfeit larger than a window's price. Next in the flow: render.py shows it, market.py accepts the chosen offer.
+Pure: offers in, a choice and every reason out. It refuses an offer that differs from what was asked in any term, is
+dearer than the worker's listing or the cap (protocol/offer.py `why_not`), or asks for a forfeit larger than a window's
+price. Next in the flow: render.py shows it, market.py accepts the chosen offer.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from tolsey.errors import NoOffer
 from tolsey.protocol import sampling
 from tolsey.protocol.job import JobSpec
+from tolsey.protocol.listing import Listing
 from tolsey.protocol.offer import Clocks, Offer, why_not
-from tolsey.protocol.units import Account, ClassId, StateRoot, TokenUnits
+from tolsey.protocol.units import Account, TokenUnits
+from tolsey.protocol.wire import OfferRequest
 
 FAKED_SHARES = (0.01, 0.10, 0.50)
 """For the odds on the plan screen: one segment in a hundred, in ten, in two."""
@@ -46,20 +48,22 @@ class Candidate:
     """One worker that was considered.
 
     Attributes:
-        account, peer_id, class_name: who it is, from its listing.
+        listing: who it is, and what it says it sells.
         eta_s: seconds of training that it expects.
         offer, signature: what it signed; None and empty where it made none.
         dropped: why it is out of the question, or "".
     """
 
-    account: Account
-    peer_id: str
-    class_name: str
-    class_id: ClassId
+    listing: Listing
     eta_s: float
     offer: Offer | None = None
     signature: bytes = b""
     dropped: str = ""
+
+    @property
+    def account(self) -> Account:
+        """The worker's, as listed."""
+        return self.listing.account
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,23 +100,14 @@ class Plan:
         return self.chosen.offer
 
 
-def examine(
-    candidate: Candidate,
-    *,
-    spec: JobSpec,
-    terms: Terms,
-    client: Account,
-    client_seal: bytes,
-    initial_root: StateRoot,
-    now_ts: int,
-) -> Candidate:
+def examine(candidate: Candidate, request: OfferRequest, *, max_cost: TokenUnits | None, now_ts: int) -> Candidate:
     """The candidate with its `dropped` reason filled in where its offer does not fit."""
     if candidate.dropped or candidate.offer is None:
         return candidate if candidate.dropped else dataclasses.replace(candidate, dropped="made no offer")
     offer = candidate.offer
-    reason = why_not(
-        offer, spec=spec, client=client, client_seal=client_seal, initial_root=initial_root, now_ts=now_ts
-    ) or _changed_terms(offer, candidate, terms)
+    reason = why_not(offer, request=request, listing=candidate.listing, now_ts=now_ts, max_escrow=max_cost)
+    if reason is None and offer.forfeit > max(offer.window_price(w) for w in range(min(2, offer.window_count))):
+        reason = f"asks for a forfeit of {offer.forfeit} units, more than one window's price"
     return dataclasses.replace(candidate, dropped=reason) if reason else candidate
 
 
@@ -149,30 +144,6 @@ def odds(segments: int, verifiers: int, samples: int) -> tuple[Odds, ...]:
         caught = sampling.detection_odds(segments, faked, [samples] * verifiers)
         table.append(Odds(share=share, faked=faked, caught=caught))
     return tuple(table)
-
-
-def _changed_terms(offer: Offer, candidate: Candidate, terms: Terms) -> str | None:
-    if offer.worker.lower() != candidate.account.lower():
-        return f"offers in the name of {offer.worker}"
-    clocks = Clocks(
-        commit_window_s=offer.commit_window_s,
-        reveal_window_s=offer.reveal_window_s,
-        verdict_window_s=offer.verdict_window_s,
-        challenge_window_s=offer.challenge_window_s,
-    )
-    for name, got, asked in (
-        ("verifiers", offer.verifier_count, terms.verifier_count),
-        ("samples", offer.sample_count, terms.sample_count),
-        ("verdict fee", offer.verdict_fee, terms.verdict_fee),
-        ("clocks", clocks, terms.clocks),
-    ):
-        if got != asked:
-            return f"changed {name} to {got}, asked was {asked}"
-    if offer.forfeit > max(offer.window_price(w) for w in range(min(2, offer.window_count))):
-        return f"asks for a forfeit of {offer.forfeit} units, more than one window's price"
-    if terms.max_cost is not None and offer.escrow > terms.max_cost:
-        return f"needs an escrow of {offer.escrow} units, your cap is {terms.max_cost}"
-    return None
 
 
 def _rank(candidate: Candidate) -> tuple[int, float, str]:

@@ -67,7 +67,7 @@ def _candidate(found: Candidate) -> CandidateView:
     offer = found.offer
     return CandidateView(
         worker=found.account,
-        class_name=found.class_name,
+        class_name=found.listing.class_name,
         price=None if offer is None else offer.price,
         escrow=None if offer is None else offer.escrow,
         bond=None if offer is None else offer.bond,

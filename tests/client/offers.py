@@ -7,8 +7,10 @@ import dataclasses
 from tolsey.client import plan
 from tolsey.protocol.content import ContentId
 from tolsey.protocol.job import JobSpec
+from tolsey.protocol.listing import Listing
 from tolsey.protocol.offer import LOCAL_CLOCKS, Offer
-from tolsey.protocol.units import Account, ClassId, SpecHash, StateRoot, TokenUnits
+from tolsey.protocol.units import Account, ClassId, PeerId, SpecHash, StateRoot, TokenUnits
+from tolsey.protocol.wire import OfferRequest
 
 CLIENT = Account("0x" + "c1" * 20)
 ROOT, SEAL = StateRoot(b"r" * 32), b"s" * 32
@@ -18,10 +20,14 @@ SPEC = JobSpec(
     micro_batches=1, memory_bytes=1, work_flops=10**12,
 )  # fmt: skip
 TERMS = plan.Terms(max_cost=None, verifier_count=3, sample_count=2, verdict_fee=TokenUnits(50_000), clocks=LOCAL_CLOCKS)
+REQUEST = OfferRequest(
+    spec=SPEC, initial_root=ROOT, client=CLIENT, client_seal=SEAL, verifier_count=TERMS.verifier_count,
+    sample_count=TERMS.sample_count, verdict_fee=TERMS.verdict_fee, clocks=TERMS.clocks,
+)  # fmt: skip
 
 
 def candidate(
-    number: int, price: int, *, terms: plan.Terms = TERMS, eta_s: float = 5.0, **changed: object
+    number: int, price: int, /, *, terms: plan.Terms = TERMS, eta_s: float = 5.0, **changed: object
 ) -> plan.Candidate:
     worker = Account("0x" + f"{number:02x}" * 20)
     offer = Offer(
@@ -32,7 +38,13 @@ def candidate(
         verdict_window_s=terms.clocks.verdict_window_s, challenge_window_s=terms.clocks.challenge_window_s,
         nonce=number, expires_at=2_000,
     )  # fmt: skip
+    listing = Listing(
+        account=worker, peer_id=PeerId(f"peer{number}"), addrs=(), chain_id=1, market=CLIENT, class_id=SPEC.class_id,
+        class_name="cpu", profiles=(SPEC.profile,), price_per_petaflop=TokenUnits(0), min_price=TokenUnits(price),
+        bond_bps=100_000, min_bond=TokenUnits(0), memory_bytes=1, flops_per_s=1, busy=0, capacity=1, sequence=1,
+        expires_at=2_000,
+    )  # fmt: skip
     return plan.Candidate(
-        account=worker, peer_id=f"peer{number}", class_name="cpu", class_id=SPEC.class_id, eta_s=eta_s,
+        listing=listing, eta_s=eta_s,
         offer=dataclasses.replace(offer, **changed), signature=b"x" * 65,
     )  # fmt: skip

@@ -12,13 +12,14 @@ from rich.console import Console
 from tolsey.client import plan, present, render, views
 from tolsey.client.money import Money
 from tolsey.errors import ConfigError, NoOffer
+from tolsey.protocol.offer import LOCAL_CLOCKS
 from tolsey.protocol.units import Seconds, StateRoot, TokenUnits
 
-from .offers import CLIENT, ROOT, SEAL, SPEC, TERMS, candidate
+from .offers import CLIENT, REQUEST, SPEC, TERMS, candidate
 
 
 def examined(found: plan.Candidate, terms: plan.Terms = TERMS) -> plan.Candidate:
-    return plan.examine(found, spec=SPEC, terms=terms, client=CLIENT, client_seal=SEAL, initial_root=ROOT, now_ts=1_000)
+    return plan.examine(found, REQUEST, max_cost=terms.max_cost, now_ts=1_000)
 
 
 def made(*found: plan.Candidate, pool_size: int = 3, terms: plan.Terms = TERMS) -> plan.Plan:
@@ -40,13 +41,15 @@ def test_plan_equal_price_takes_the_quicker() -> None:
     ("changed", "words"),
     [
         ({"client_seal": b"z" * 32}, "client seal is"),
-        ({"verifier_count": 1}, "changed verifiers to 1, asked was 3"),
-        ({"sample_count": 1}, "changed samples to 1"),
-        ({"verdict_fee": TokenUnits(1)}, "changed verdict fee to 1"),
-        ({"commit_window_s": Seconds(9_999)}, "changed clocks"),
+        ({"verifier_count": 1}, "verifier count is 1, asked was 3"),
+        ({"sample_count": 1}, "sample count is 1"),
+        ({"verdict_fee": TokenUnits(1)}, "verdict fee is 1, asked was 50000"),
+        ({"commit_window_s": Seconds(9_999)}, "commit window is 9999"),
         ({"expires_at": 900}, "expired 100 s ago"),
         ({"forfeit": TokenUnits(400_000)}, "forfeit of 400000 units, more than one window's price"),
-        ({"worker": CLIENT}, "offers in the name of"),
+        ({"worker": CLIENT}, "worker is"),
+        ({"price": TokenUnits(500_001)}, "price is 500001 units, its listing says 500000"),
+        ({"bond": TokenUnits(4_999_999)}, "bond is 4999999 units, its listing says 5000000"),
         ({"initial_root": StateRoot(b"q" * 32)}, "initial root is"),
     ],
 )
@@ -81,7 +84,7 @@ def test_plan_screen_says_money_odds_and_reasons() -> None:
     text = drawn(render.plan(present.plan(made(candidate(1, 500_000), busy)), Money()))
     for words in (
         "0.80 USD = price 0.50 USD + verdict fees 0.30 USD", "is busy with 1 of 1 jobs", "bond 5.00 USD", "chosen",
-        "3 of 3 verifiers replay 2 of 5 segments", "10% → 78.4%", "challenge 45 s",
+        "3 of 3 verifiers replay 2 of 5 segments", "10% → 78.4%", f"challenge {render.duration(LOCAL_CLOCKS.challenge_window_s)}",
     ):  # fmt: skip
         assert words in text, words
 
@@ -94,7 +97,7 @@ def test_plan_screen_warns_where_nobody_checks() -> None:
 def test_plan_json_has_the_documented_keys() -> None:
     value = json.loads(views.dumps(present.plan(made(candidate(1, 500_000)))))
     assert set(value) == {field.name for field in dataclasses.fields(views.PlanView)}
-    assert value["escrow"] == 800_000 and value["clocks"]["verdict_window_s"] == 20
+    assert value["escrow"] == 800_000 and value["clocks"]["verdict_window_s"] == LOCAL_CLOCKS.verdict_window_s
     assert set(value["candidates"][0]) == {field.name for field in dataclasses.fields(views.CandidateView)}
 
 

@@ -129,15 +129,7 @@ def test_commit_window_needed_counts_margin_capacity_and_share() -> None:
 def test_terms_fit_what_the_client_asked_for() -> None:
     request = worlds.request()
     offer = terms(request, standing(), CONFIG, nonce=5)
-    reason = why_not(
-        offer,
-        spec=request.spec,
-        client=request.client,
-        client_seal=request.client_seal,
-        initial_root=request.initial_root,
-        now_ts=worlds.NOW,
-    )
-    assert reason is None
+    assert why_not(offer, request=request, listing=worlds.listing(), now_ts=worlds.NOW) is None
     assert (offer.price, offer.bond, offer.forfeit) == (1_000_000, 500_000, 166_666)
     assert offer.expires_at == worlds.NOW + CONFIG.offer_ttl_s
 

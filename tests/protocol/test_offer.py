@@ -13,10 +13,13 @@ from hypothesis import strategies as st
 from tolsey.errors import RemoteViolation
 from tolsey.protocol.encoding import TAG_LISTING, TAG_SEAL, canonical_json, keccak256, tag
 from tolsey.protocol.job import JobSpec
-from tolsey.protocol.offer import DOMAIN_TYPE, OFFER_TYPE, Domain, Offer, seal_chain, why_not
+from tolsey.protocol.listing import Listing
+from tolsey.protocol.offer import DOMAIN_TYPE, OFFER_TYPE, Clocks, Domain, Offer, seal_chain, why_not
+from tolsey.protocol.wire import OfferRequest
 
 MakeOffer = Callable[..., Offer]
 MakeSpec = Callable[..., JobSpec]
+MakeListing = Callable[..., Listing]
 quick = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
 
 
@@ -132,16 +135,32 @@ def test_json_with_another_set_of_keys_blames_the_sender(make_offer: MakeOffer) 
             Offer.from_json(bad)
 
 
-def fits(offer: Offer, spec: JobSpec, now_ts: int = 0) -> str | None:
-    return why_not(
-        offer, spec=spec, client="0x" + "C1" * 20, client_seal=b"\x05" * 32, initial_root=b"\x04" * 32, now_ts=now_ts
-    )
+def fits(offer: Offer, spec: JobSpec, listing: Listing, now_ts: int = 0, max_escrow: int | None = None) -> str | None:
+    request = OfferRequest(
+        spec=spec, initial_root=b"\x04" * 32, client="0x" + "C1" * 20, client_seal=b"\x05" * 32, verifier_count=2,
+        sample_count=3, verdict_fee=1_000,
+        clocks=Clocks(commit_window_s=600, reveal_window_s=5, verdict_window_s=20, challenge_window_s=45),
+    )  # fmt: skip
+    return why_not(offer, request=request, listing=listing, now_ts=now_ts, max_escrow=max_escrow)
+
+
+@pytest.fixture
+def listed(make_listing: MakeListing) -> Listing:
+    """The listing that gives the offer's price and bond exactly; its account is written in another case."""
+    return make_listing(account="0x" + "A0" * 20, min_price=1_000_003, bond_bps=0, min_bond=2_000_000)
 
 
 def test_why_not_of_a_fitting_offer_is_none_whatever_the_case_of_the_account(
-    make_offer: MakeOffer, make_spec: MakeSpec
+    make_offer: MakeOffer, make_spec: MakeSpec, listed: Listing
 ) -> None:
-    assert fits(make_offer(), make_spec()) is None
+    offer = make_offer()
+    assert fits(offer, make_spec(), listed, max_escrow=offer.escrow) is None
+
+
+def test_why_not_of_a_better_offer_than_listed_is_none(
+    make_offer: MakeOffer, make_spec: MakeSpec, listed: Listing
+) -> None:
+    assert fits(make_offer(price=900_000, bond=2_000_001, forfeit=900_000), make_spec(), listed) is None
 
 
 @pytest.mark.parametrize(
@@ -149,15 +168,47 @@ def test_why_not_of_a_fitting_offer_is_none_whatever_the_case_of_the_account(
     [
         ({"spec_hash": b"\x66" * 32}, "spec"), ({"class_id": b"\x66" * 32}, "class"),
         ({"initial_root": b"\x66" * 32}, "initial root"), ({"client_seal": b"\x66" * 32}, "seal"),
-        ({"client": "0x" + "66" * 20}, "client"), ({"segment_count": 14}, "segment count"),
-        ({"segments_per_window": 5}, "per window"), ({"expires_at": 10}, "expired"),
-        ({"challenge_window_s": 40}, "challenge window"),
+        ({"client": "0x" + "66" * 20}, "client"), ({"worker": "0x" + "66" * 20}, "worker"),
+        ({"segment_count": 14}, "segment count"), ({"segments_per_window": 5}, "per window"),
+        ({"verifier_count": 1}, "verifier count is 1, asked was 2"), ({"sample_count": 4}, "sample count"),
+        ({"verdict_fee": 999}, "verdict fee"), ({"commit_window_s": 601}, "commit window"),
+        ({"reveal_window_s": 6}, "reveal window"), ({"verdict_window_s": 19}, "verdict window"),
+        ({"challenge_window_s": 46}, "challenge window"), ({"expires_at": 10}, "expired"),
+        ({"price": 1_000_004}, "listing says 1000003"), ({"bond": 1_999_999}, "listing says 2000000"),
+        ({"forfeit": 1_000_004}, "more than the price"),
     ],
 )  # fmt: skip
 def test_why_not_names_what_differs(
-    make_offer: MakeOffer, make_spec: MakeSpec, change: dict[str, Any], word: str
+    make_offer: MakeOffer, make_spec: MakeSpec, listed: Listing, change: dict[str, Any], word: str
 ) -> None:
-    assert word in (fits(make_offer(**change), make_spec(), now_ts=10) or "")
+    assert word in (fits(make_offer(**change), make_spec(), listed, now_ts=10) or "")
+
+
+def test_why_not_compares_every_field_of_an_offer(make_offer: MakeOffer, make_spec: MakeSpec, listed: Listing) -> None:
+    offer = make_offer()
+    for field in dataclasses.fields(Offer):
+        value: Any = getattr(offer, field.name)
+        far = 1 << 90 if isinstance(value, int) else b"\x99" * 32 if isinstance(value, bytes) else "0x" + "99" * 20
+        changed = dataclasses.replace(offer, **{field.name: far})
+        free = field.name in ("bond", "nonce", "expires_at")  # more of these is no worse
+        assert (fits(changed, make_spec(), listed) is None) is free, field.name
+
+
+def test_why_not_escrow_above_the_cap(make_offer: MakeOffer, make_spec: MakeSpec, listed: Listing) -> None:
+    offer = make_offer()
+    assert "cap" in (fits(offer, make_spec(), listed, max_escrow=offer.escrow - 1) or "")
+
+
+def test_why_not_no_time_for_verdicts_though_asked_for(
+    make_offer: MakeOffer, make_spec: MakeSpec, listed: Listing
+) -> None:
+    clocks = Clocks(commit_window_s=600, reveal_window_s=5, verdict_window_s=20, challenge_window_s=40)
+    offer, spec = make_offer(challenge_window_s=40), make_spec()
+    request = OfferRequest(
+        spec=spec, initial_root=offer.initial_root, client=offer.client, client_seal=offer.client_seal,
+        verifier_count=2, sample_count=3, verdict_fee=1_000, clocks=clocks,
+    )  # fmt: skip
+    assert "no time for verdicts" in (why_not(offer, request=request, listing=listed, now_ts=0) or "")
 
 
 @given(st.binary(min_size=32, max_size=32), st.integers(1, 40))

@@ -10,12 +10,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tolsey.errors import RemoteViolation
 from tolsey.protocol.encoding import TAG_SEAL, address_word, keccak256, tag, word
-from tolsey.protocol.job import JobSpec
 from tolsey.protocol.units import Account, ClassId, JobId, Seconds, SpecHash, StateRoot, TokenUnits
+
+if TYPE_CHECKING:  # both files import this one
+    from tolsey.protocol.listing import Listing
+    from tolsey.protocol.wire import OfferRequest
 
 OFFER_TYPE = (
     "Offer(bytes32 specHash,bytes32 classId,bytes32 initialRoot,bytes32 clientSeal,address client,address worker,"
@@ -75,8 +78,8 @@ class Clocks:
 LOCAL_CLOCKS = Clocks(
     commit_window_s=Seconds(600),
     reveal_window_s=Seconds(5),
-    verdict_window_s=Seconds(20),
-    challenge_window_s=Seconds(45),
+    verdict_window_s=Seconds(30),
+    challenge_window_s=Seconds(65),
 )
 PUBLIC_CLOCKS = Clocks(
     commit_window_s=Seconds(86_400),
@@ -186,17 +189,32 @@ class Offer:
 
 
 def why_not(
-    offer: Offer, *, spec: JobSpec, client: Account, client_seal: bytes, initial_root: StateRoot, now_ts: int
+    offer: Offer, *, request: OfferRequest, listing: Listing, now_ts: int, max_escrow: TokenUnits | None = None
 ) -> str | None:
-    """The reason why `offer` does not fit what the client asked for, or None where it fits."""
+    """The reason why `offer` does not fit what was asked for, or is dearer than was listed; None where it fits.
+
+    Args:
+        request: every term in it must come back unchanged.
+        listing: of the worker that was asked: the price may be lower than it says, the bond higher.
+        max_escrow: the most that the client will lock, token units.
+    """
+    clocks, spec = request.clocks, request.spec
     wanted: tuple[tuple[str, object, object], ...] = (
         ("spec", offer.spec_hash, spec.spec_hash),
         ("class", offer.class_id, spec.class_id),
-        ("initial root", offer.initial_root, initial_root),
-        ("client seal", offer.client_seal, client_seal),
-        ("client", offer.client.lower(), client.lower()),
+        ("initial root", offer.initial_root, request.initial_root),
+        ("client seal", offer.client_seal, request.client_seal),
+        ("client", offer.client.lower(), request.client.lower()),
+        ("worker", offer.worker.lower(), listing.account.lower()),
+        ("verdict fee", offer.verdict_fee, request.verdict_fee),
         ("segment count", offer.segment_count, spec.segment_count),
         ("segments per window", offer.segments_per_window, spec.segments_per_window),
+        ("verifier count", offer.verifier_count, request.verifier_count),
+        ("sample count", offer.sample_count, request.sample_count),
+        ("commit window", offer.commit_window_s, clocks.commit_window_s),
+        ("reveal window", offer.reveal_window_s, clocks.reveal_window_s),
+        ("verdict window", offer.verdict_window_s, clocks.verdict_window_s),
+        ("challenge window", offer.challenge_window_s, clocks.challenge_window_s),
     )
     for name, got, asked in wanted:
         if got != asked:
@@ -204,10 +222,21 @@ def why_not(
             return f"{name} is {shown[0]}, asked was {shown[1]}"
     if offer.expires_at <= now_ts:
         return f"expired {now_ts - offer.expires_at} s ago"
-    if offer.challenge_window_s < 2 * offer.verdict_window_s + 1:
-        return (
-            f"challenge window {offer.challenge_window_s} s leaves no time for verdicts of 2 x {offer.verdict_window_s} s"
-        )
+    least_s = 2 * offer.verdict_window_s + 1
+    if offer.challenge_window_s < least_s:
+        return f"challenge window {offer.challenge_window_s} s leaves no time for verdicts, which take {least_s} s"
+    return _why_too_dear(offer, listing.price(spec), listing.bond(offer.price), max_escrow)
+
+
+def _why_too_dear(offer: Offer, price: TokenUnits, bond: TokenUnits, max_escrow: TokenUnits | None) -> str | None:
+    if offer.price > price:
+        return f"price is {offer.price} units, its listing says {price}"
+    if offer.bond < bond:
+        return f"bond is {offer.bond} units, its listing says {bond}"
+    if offer.forfeit > offer.price:
+        return f"forfeit is {offer.forfeit} units, more than the price of {offer.price}"
+    if max_escrow is not None and offer.escrow > max_escrow:
+        return f"needs an escrow of {offer.escrow} units, your cap is {max_escrow}"
     return None
 
 
