@@ -69,7 +69,7 @@ LOCAL_TERMS = Terms(
     min_job_bond=TokenUnits(10 * DOLLAR),
     max_window_s=Seconds(3_600),
     min_verdict_window_s=Seconds(5),
-    panel_window_s=Seconds(15),
+    panel_window_s=Seconds(30),  # a panel of honest members on a busy laptop must not time out
 )
 PUBLIC_TERMS = replace(
     LOCAL_TERMS,
