@@ -84,7 +84,8 @@ def test_plan_screen_says_money_odds_and_reasons() -> None:
     text = drawn(render.plan(present.plan(made(candidate(1, 500_000), busy)), Money()))
     for words in (
         "0.80 USD = price 0.50 USD + verdict fees 0.30 USD", "is busy with 1 of 1 jobs", "bond 5.00 USD", "chosen",
-        "3 of 3 verifiers replay 2 of 5 segments", "10% → 78.4%", f"challenge {render.duration(LOCAL_CLOCKS.challenge_window_s)}",
+        "3 of 3 verifiers replay 2 of 5 segments", "10% → 78.4%",
+        f"challenge {render.duration(LOCAL_CLOCKS.challenge_window_s)}",
     ):  # fmt: skip
         assert words in text, words
 
