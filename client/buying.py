@@ -163,7 +163,7 @@ def choose_class(sellers: Sequence[Listing], terms: Terms, ledger: Ledger) -> Cl
     wanted = [listing for listing in sellers if is_wanted(listing.account, terms)]
     if not wanted:
         raise NoOffer(
-            f"{len(sellers)} listings heard, none of them named by --on"
+            f"{len(sellers)} listings heard, none of a worker that --on names ({', '.join(sorted(terms.on))})"
             if sellers
             else "no worker sells on this market now: nobody's listing was heard",
             fix="tolsey offers, or start a worker: tolsey worker start",
