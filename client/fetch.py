@@ -27,12 +27,20 @@ from tolsey.client.peers import Peers
 from tolsey.errors import CheckpointUnavailable, NetworkError, ProofInvalid, RemoteViolation, StorageError
 from tolsey.network.transfer import fetch
 from tolsey.protocol import merkle
-from tolsey.protocol.checkpoint import DTYPE_BYTES, TensorBytes, segment_leaf, state_root_of, tensor_root
+from tolsey.protocol.checkpoint import (
+    DTYPE_BYTES,
+    MAX_HEADER_BYTES,
+    MAX_HEADER_DEPTH,
+    TensorBytes,
+    segment_leaf,
+    state_root_of,
+    tensor_root,
+)
+from tolsey.protocol.encoding import is_deeper
 from tolsey.protocol.offer import Domain, Offer
 from tolsey.protocol.units import JobId, StateRoot, WindowRoot
 from tolsey.protocol.wire import Trace, TraceEntry
 
-MAX_HEADER_BYTES = 1 << 20
 MAX_CHECKPOINT_BYTES = 1 << 38
 _DTYPES = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32",
@@ -160,7 +168,10 @@ def _state_of(view: memoryview, profile: str) -> FileState:
     length = int.from_bytes(view[:8], "little")
     if not 2 <= length <= min(MAX_HEADER_BYTES, len(view) - 8):
         raise ValueError(f"header of {length} bytes in a file of {len(view)}")
-    header: Any = json.loads(bytes(view[8 : 8 + length]))
+    text = bytes(view[8 : 8 + length])
+    if is_deeper(text, MAX_HEADER_DEPTH):
+        raise ValueError(f"header nests deeper than {MAX_HEADER_DEPTH} levels")
+    header: Any = json.loads(text)
     metadata = header.pop("__metadata__")
     start = 8 + length
     roots: dict[str, bytes] = {}

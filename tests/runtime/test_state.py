@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -185,3 +187,20 @@ def test_write_disk_refuses_leaves_nothing(tmp_path: Path, cnn: Any) -> None:
 def test_read_missing_file_is_a_storage_error(tmp_path: Path, cnn: Any) -> None:
     with pytest.raises(StorageError):
         state.read(tmp_path / "none", cnn.program)
+
+
+def test_read_tensors_deep_header_under_a_lifted_recursion_limit_refused(tmp_path: Path) -> None:
+    """py-evm lifts the interpreter's limit when it is imported; json.loads then overflows the C stack."""
+    header = b"[" * 500_000 + b"]" * 500_000
+    path = tmp_path / "deep.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    program = (
+        "import sys; sys.setrecursionlimit(10**9)\n"
+        "from pathlib import Path\n"
+        "from tolsey.errors import RemoteViolation\n"
+        "from tolsey.runtime.state import read_tensors\n"
+        "try: read_tensors(Path(sys.argv[1]), {})\n"
+        "except RemoteViolation as error: print(error.message)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=False)
+    assert (done.returncode, "nests deeper" in done.stdout) == (0, True), done.stderr[-500:]

@@ -43,6 +43,10 @@ from tolsey.protocol.encoding import (
 StateRoot = units.StateRoot
 """32 bytes."""
 
+MAX_HEADER_BYTES = 1 << 20
+"""Of a checkpoint file's safetensors header."""
+MAX_HEADER_DEPTH = 4
+"""header > tensor > shape is three levels; deeper JSON is an attack on the parser."""
 STATE_CHUNK_BYTES = 1 << 16
 DTYPE_BYTES = {
     "float64": 8,

@@ -110,7 +110,7 @@ def parse_canonical_json(raw: bytes, *, max_bytes: int) -> Any:
     """
     if len(raw) > max_bytes:
         raise RemoteViolation(f"object of {len(raw)} bytes where at most {max_bytes} are allowed")
-    if _is_deeper(raw, MAX_JSON_DEPTH):
+    if is_deeper(raw, MAX_JSON_DEPTH):
         raise RemoteViolation(f"JSON nested deeper than {MAX_JSON_DEPTH} levels", evidence=raw[:4096])
     try:
         value = json.loads(raw)
@@ -122,8 +122,12 @@ def parse_canonical_json(raw: bytes, *, max_bytes: int) -> Any:
     return value
 
 
-def _is_deeper(raw: bytes, most: int) -> bool:
-    """Whether brackets outside of strings open more than `most` levels; linear in the length, whatever the bytes."""
+def is_deeper(raw: bytes, most: int) -> bool:
+    """Whether brackets outside of strings open more than `most` levels; linear in the length, whatever the bytes.
+
+    To be asked before json.loads sees a stranger's bytes: it recurses in C, and some libraries lift the limit that
+    would turn an overflow into an error.
+    """
     level = 0
     for bracket in _STRING.sub(b"", raw).translate(None, _NOT_BRACKETS):
         level += 1 if bracket in b"[{" else -1

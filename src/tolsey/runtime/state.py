@@ -22,14 +22,21 @@ from typing import Any, Final
 import torch
 
 from tolsey.errors import RemoteViolation, StorageError
-from tolsey.protocol.checkpoint import StateRoot, TensorBytes, state_root_of, tensor_root
+from tolsey.protocol.checkpoint import (
+    MAX_HEADER_BYTES,
+    MAX_HEADER_DEPTH,
+    StateRoot,
+    TensorBytes,
+    state_root_of,
+    tensor_root,
+)
+from tolsey.protocol.encoding import is_deeper
 from tolsey.runtime import initial
 from tolsey.runtime.admission import spec_of
 from tolsey.runtime.graph import Program, TensorSpec
 from tolsey.runtime.initial import raw_bytes
 from tolsey.runtime.ops import DTYPES
 
-MAX_HEADER_BYTES: Final = 1 << 20
 MAX_STEP: Final = 1 << 48
 _FILE_DTYPES: Final = {
     "float64": "F64",
@@ -234,6 +241,8 @@ def _read_header(file: Any, size: int) -> tuple[dict[str, Any], int]:
     if len(raw) < 8 or length > min(MAX_HEADER_BYTES, size - 8):
         raise RemoteViolation(f"header of {length} bytes in a file of {size}, allowed are {MAX_HEADER_BYTES}")
     text = file.read(length)
+    if is_deeper(text, MAX_HEADER_DEPTH):
+        raise RemoteViolation(f"header nests deeper than {MAX_HEADER_DEPTH} levels", evidence=text[:4096])
     try:
         header = json.loads(text, object_pairs_hook=_no_key_twice)
     except (ValueError, RecursionError) as error:
