@@ -29,7 +29,7 @@ from tolsey.contracts.abi import interface
 from tolsey.contracts.deploy import DOLLAR, LOCAL_CHAINS, LOCAL_TERMS, PUBLIC_TERMS, Terms, deploy
 from tolsey.contracts.devchain.genesis import dev_keys
 from tolsey.contracts.gateway import Gateway
-from tolsey.contracts.keeper import CHAIN_LOCK, KEEPER_LOCK, end, holder, start_detached
+from tolsey.contracts.keeper import CHAIN_LOCK, KEEPER_LOCK, holder, start_detached
 from tolsey.contracts.local_chain import Engine, LocalChain, start_chain
 from tolsey.contracts.network_file import NetworkFile
 from tolsey.contracts.rpc import Rpc
@@ -37,6 +37,7 @@ from tolsey.contracts.wallet import Wallet, read_passphrase
 from tolsey.errors import ConfigError, StorageError, TolseyError
 from tolsey.protocol.units import Account, BasisPoints, Seconds, TokenUnits
 from tolsey.storage.lock import FolderLock
+from tolsey.storage.process import end
 
 app = typer.Typer(name="chain", help="Run a local chain and deploy the market's contracts.", no_args_is_help=True)
 

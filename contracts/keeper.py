@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import select
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +18,6 @@ from tolsey.errors import ConfigError, StorageError
 from tolsey.storage.lock import FolderLock
 
 READY_S = 120.0
-STOP_S = 30.0
 KEEPER_LOCK, CHAIN_LOCK = "keeper.lock", "chain.lock"
 
 
@@ -60,22 +57,3 @@ def holder(folder: Path, name: str) -> dict[str, Any] | None:
             if isinstance(note, dict) and "pid" in note:
                 return note
     return None
-
-
-def end(pid: int) -> None:
-    """SIGTERM, and waits until the process is gone (its pidfd is readable then).
-
-    Raises:
-        ConfigError: it does not go.
-    """
-    try:
-        handle = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return
-    try:
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(handle, signal.SIGTERM)
-        if not select.select([handle], [], [], STOP_S)[0]:
-            raise ConfigError(f"process {pid} does not end", fix=f"kill -9 {pid}")
-    finally:
-        os.close(handle)

@@ -7,6 +7,7 @@ default. Next in the flow: gateway.py.
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from dataclasses import dataclass
@@ -183,3 +184,19 @@ def _quote(text: str) -> str:
     if any(ord(c) < 32 or ord(c) == 127 for c in escaped):
         raise ConfigError(f"{text!r} cannot stand in a network file")
     return f'"{escaped}"'
+
+
+def network_path(network: str) -> Path:
+    """The network file for a path or the name of a market on this machine.
+
+    Raises:
+        ConfigError: neither is there.
+    """
+    path = Path(network)
+    if path.is_file():
+        return path.resolve()
+    data = os.environ.get("XDG_DATA_HOME")
+    named = (Path(data) if data else Path.home() / ".local" / "share") / "tolsey" / network / "network.toml"
+    if named.is_file():
+        return named.resolve()
+    raise ConfigError(f"no network file at {path} or {named}", fix="tolsey up, or --network FILE")

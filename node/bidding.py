@@ -20,8 +20,9 @@ from typing import Protocol
 
 import trio
 
+from tolsey.contracts.amounts import dollars
 from tolsey.errors import ConfigError, NetworkError, RemoteViolation, SpecInvalid, StorageError
-from tolsey.node.config import WorkerConfig, dollars
+from tolsey.node.config import WorkerConfig
 from tolsey.node.records import OfferRecord, Records
 from tolsey.protocol.encoding import address_word, keccak256
 from tolsey.protocol.job import JobSpec

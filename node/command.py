@@ -8,12 +8,9 @@ running worker. Next in the flow: config.py, service.py.
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import json
 import logging
 import os
-import select
-import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,11 +19,11 @@ import trio
 import typer
 
 from tolsey import log
-from tolsey.errors import ConfigError
-from tolsey.node.config import WorkerConfig, default_home, dollars, parse_dollars, parse_size
-
-STOP_S = 30.0
-"""How long `stop` waits for a worker to close; a training child is killed at once, the rest is quick."""
+from tolsey.contracts.amounts import dollars, parse_dollars
+from tolsey.contracts.network_file import network_path
+from tolsey.node.config import WorkerConfig, default_home
+from tolsey.storage.process import end, running_pid, stop_on_signal
+from tolsey.storage.sizes import parse_size
 
 app = typer.Typer(
     name="worker",
@@ -116,7 +113,7 @@ def run_worker(
     async def main() -> None:
         stop = trio.Event()
         async with trio.open_nursery() as nursery:
-            await nursery.start(_stop_on_signal, stop)
+            await nursery.start(stop_on_signal, stop)
             with trio.CancelScope() as starting:
                 nursery.start_soon(_cancel_after, stop, starting)
 
@@ -147,16 +144,6 @@ class _JsonLines(logging.Formatter):
         return json.dumps(line)
 
 
-async def _stop_on_signal(stop: trio.Event, *, task_status: trio.TaskStatus[None]) -> None:
-    """Sets `stop` at the first SIGTERM or SIGINT; a second one ends the process the hard way."""
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        task_status.started()
-        async for _ in signals:
-            if stop.is_set():
-                os._exit(130)
-            stop.set()
-
-
 def _say_ready(ready: Any, json_output: bool) -> None:
     if json_output:
         line = {
@@ -180,18 +167,11 @@ def _say_ready(ready: Any, json_output: bool) -> None:
 def stop(network: str = NETWORK, home: Path | None = HOME, json_output: bool = JSON) -> None:
     """Stop a running worker in order and wait until it is gone."""
     folder = home_of(network_path(network), home)
-    pid = running_pid(folder)
+    pid = running_pid(folder, "worker")
     if pid is None:
         _say_stopped(folder, None, json_output)
         return
-    handle = os.pidfd_open(pid)
-    try:
-        signal.pidfd_send_signal(handle, signal.SIGTERM)
-        # A pidfd is readable once its process has ended: no polling.
-        if not select.select([handle], [], [], STOP_S)[0]:
-            raise ConfigError(f"worker {pid} has not ended within {STOP_S:.0f} s", fix=f"kill -9 {pid}")
-    finally:
-        os.close(handle)
+    end(pid)
     _say_stopped(folder, pid, json_output)
 
 
@@ -209,7 +189,7 @@ def status(network: str = NETWORK, home: Path | None = HOME, json_output: bool =
 
     path = network_path(network)
     folder = home_of(path, home)
-    found = report(path, folder, pid=running_pid(folder))
+    found = report(path, folder, pid=running_pid(folder, "worker"))
     if json_output:
         typer.echo(json.dumps(found, indent=1))
         return
@@ -241,10 +221,11 @@ def deposit(
     json_output: bool = JSON,
 ) -> None:
     """Put money at the worker's disposal for bonds."""
-    from tolsey.node.money import deposit_now  # noqa: PLC0415  # loads web3
+    from tolsey.contracts.purse import Purse  # noqa: PLC0415  # loads web3
 
     path = network_path(network)
-    _say(deposit_now(path, home_of(path, home), passphrase_file, parse_dollars("AMOUNT", amount)), json_output)
+    purse = Purse(path, home_of(path, home), passphrase_file, "worker")
+    _say(purse.deposit(parse_dollars("AMOUNT", amount)), json_output)
 
 
 @app.command()
@@ -257,10 +238,11 @@ def withdraw(
     json_output: bool = JSON,
 ) -> None:
     """Take earnings out of the market."""
-    from tolsey.node.money import withdraw_now  # noqa: PLC0415
+    from tolsey.contracts.purse import Purse  # noqa: PLC0415  # loads web3
 
     path = network_path(network)
-    _say(withdraw_now(path, home_of(path, home), passphrase_file, parse_dollars("AMOUNT", amount), to), json_output)
+    purse = Purse(path, home_of(path, home), passphrase_file, "worker")
+    _say(purse.withdraw(parse_dollars("AMOUNT", amount), to), json_output)
 
 
 @app.command()
@@ -271,31 +253,15 @@ def leave(
     json_output: bool = JSON,
 ) -> None:
     """Leave the market: ask for the registration bond, or take it once its time has passed."""
-    from tolsey.node.money import leave_now  # noqa: PLC0415
+    from tolsey.contracts.purse import Purse  # noqa: PLC0415  # loads web3
 
     path = network_path(network)
-    _say(leave_now(path, home_of(path, home), passphrase_file), json_output)
+    _say(Purse(path, home_of(path, home), passphrase_file, "worker").leave(), json_output)
 
 
 def _say(outcome: Any, json_output: bool) -> None:
-    """Prints a money.Outcome."""
+    """Prints a purse.Outcome."""
     typer.echo(json.dumps(dataclasses.asdict(outcome), indent=1) if json_output else outcome.message)
-
-
-def network_path(network: str) -> Path:
-    """The network file for a path or the name of a market on this machine.
-
-    Raises:
-        ConfigError: neither is there.
-    """
-    path = Path(network)
-    if path.is_file():
-        return path.resolve()
-    data = os.environ.get("XDG_DATA_HOME")
-    named = (Path(data) if data else Path.home() / ".local" / "share") / "tolsey" / network / "network.toml"
-    if named.is_file():
-        return named.resolve()
-    raise ConfigError(f"no network file at {path} or {named}", fix="tolsey up, or --network FILE")
 
 
 def home_of(network: Path, home: Path | None) -> Path:
@@ -303,25 +269,3 @@ def home_of(network: Path, home: Path | None) -> Path:
     folder = (home or default_home(network)).resolve()
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     return folder
-
-
-def running_pid(home: Path) -> int | None:
-    """The process that runs in this home now, or None. A left-over file of a killed worker does not count."""
-    try:
-        pid = int((home / "worker.pid").read_text())
-        os.kill(pid, 0)
-    except (OSError, ValueError):
-        return None
-    return pid if _holds_lock(home) else None
-
-
-def _holds_lock(home: Path) -> bool:
-    """Whether somebody has the database of this home locked (the pid may belong to another program by now)."""
-    try:
-        with open(home / "worker.sqlite.lock") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False

@@ -9,17 +9,10 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
+from tolsey.contracts.amounts import DOLLAR_UNITS
 from tolsey.errors import ConfigError
-from tolsey.protocol.units import TokenUnits
-
-DOLLAR_UNITS = 10**6
-"""Token units in a test dollar; the market's token has six decimals like USDC."""
-
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|KiB|MiB|GiB|TiB)?")
-_UNITS = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,38 +79,6 @@ def default_home(network: Path) -> Path:
     if given := os.environ.get("TOLSEY_HOME"):
         return Path(given)
     return network.parent / "worker"
-
-
-def parse_size(flag: str, text: str) -> int:
-    """Bytes in "4GiB", "512 MiB" or "1000".
-
-    Raises:
-        ConfigError: not a size; names the flag.
-    """
-    found = _SIZE.fullmatch(text.strip())
-    if found is None:
-        raise ConfigError(f"{flag} is {text!r}, which is no size", fix=f"{flag} 4GiB")
-    return int(Decimal(found[1]) * _UNITS[found[2] or "B"])
-
-
-def parse_dollars(flag: str, text: str) -> TokenUnits:
-    """Token units in a decimal amount of test dollars, at most six decimals.
-
-    Raises:
-        ConfigError: not an amount, negative, or finer than the token; names the flag.
-    """
-    try:
-        units = Decimal(text) * DOLLAR_UNITS
-    except InvalidOperation as error:
-        raise ConfigError(f"{flag} is {text!r}, which is no amount", fix=f"{flag} 1.0") from error
-    if not units.is_finite() or units < 0 or units >= 1 << 95 or units != units.to_integral_value():
-        raise ConfigError(f"{flag} is {text}; amounts are 0 or more with at most six decimals", fix=f"{flag} 1.0")
-    return TokenUnits(int(units))
-
-
-def dollars(units: int) -> str:
-    """A token amount for people."""
-    return f"{Decimal(units) / DOLLAR_UNITS:.6f}".rstrip("0").rstrip(".")
 
 
 def _within(name: str, value: int, least: int, most: int) -> None:

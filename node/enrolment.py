@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import logging
 
+from tolsey.contracts.amounts import DOLLAR_UNITS, dollars
 from tolsey.contracts.bindings import binding_digest
 from tolsey.contracts.chain import Chain
 from tolsey.contracts.deploy import LOCAL_CHAINS
 from tolsey.contracts.wallet import Wallet
 from tolsey.errors import ConfigError, InsufficientFunds
 from tolsey.network.identity import Identity
-from tolsey.node.config import DOLLAR_UNITS, WorkerConfig, dollars
+from tolsey.node.config import WorkerConfig
 from tolsey.node.registry import Registry
 from tolsey.protocol.units import Account, PeerId, TokenUnits
 

@@ -15,9 +15,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import os
-from collections.abc import Callable, Iterator
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -53,6 +52,7 @@ from tolsey.protocol.units import Account, PeerId
 from tolsey.runtime.child_client import kept_warm
 from tolsey.storage.blobs import BlobStore
 from tolsey.storage.engine import Database
+from tolsey.storage.process import pid_file
 
 _log = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ async def run(
             network = dataclasses.replace(network, rpc_url=config.rpc_url)
         chain = Chain(Gateway(network, keys.wallet), database)
         await chain.run(chain.gateway.check_chain)
-        stack.enter_context(_pid_file(config.pid_file))
+        stack.enter_context(pid_file(config.pid_file))
 
         # enrol
         records = Records(database)
@@ -171,16 +171,6 @@ async def run(
 
 def _open_blobs(config: WorkerConfig) -> BlobStore:
     return BlobStore(config.home / "blobs", config.disk_quota_bytes, spare_bytes=config.disk_spare_bytes)
-
-
-@contextmanager
-def _pid_file(path: Path) -> Iterator[None]:
-    """Says which process runs here; the home's lock, not this file, keeps a second one out."""
-    path.write_text(f"{os.getpid()}\n")
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)
 
 
 def _facts(ready: Ready) -> dict[str, Any]:

@@ -7,13 +7,9 @@ running verifier. Next in the flow: config.py, service.py.
 
 from __future__ import annotations
 
-import fcntl
+import dataclasses
 import json
 import os
-import re
-import select
-import signal
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +17,11 @@ import trio
 import typer
 
 from tolsey import log
-from tolsey.errors import ConfigError
+from tolsey.contracts.amounts import dollars, parse_dollars
+from tolsey.contracts.network_file import network_path
+from tolsey.storage.process import end, running_pid, stop_on_signal
+from tolsey.storage.sizes import parse_size
 from tolsey.verifier.config import VerifierConfig, default_home
-
-STOP_S = 30.0
-"""How long `stop` waits for a verifier to close; a replaying child is killed at once, the rest is quick."""
-DOLLAR_UNITS = 10**6
-_SIZES = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 
 app = typer.Typer(
     name="verifier", help="Replay samples for pay: start, stop and watch a verifier.", no_args_is_help=True
@@ -99,7 +93,7 @@ def run_verifier(
     async def main() -> None:
         stop = trio.Event()
         async with trio.open_nursery() as nursery:
-            await nursery.start(_stop_on_signal, stop)
+            await nursery.start(stop_on_signal, stop)
 
             async def serve(*, task_status: trio.TaskStatus[service.Ready] = trio.TASK_STATUS_IGNORED) -> None:
                 await service.run(config, passphrase, stop=stop, parts=parts, task_status=task_status)
@@ -108,16 +102,6 @@ def run_verifier(
             _say_ready(await nursery.start(serve), json_output)
 
     trio.run(main)
-
-
-async def _stop_on_signal(stop: trio.Event, *, task_status: trio.TaskStatus[None]) -> None:
-    """Sets `stop` at the first SIGTERM or SIGINT; a second one ends the process the hard way."""
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        task_status.started()
-        async for _ in signals:
-            if stop.is_set():
-                os._exit(130)
-            stop.set()
 
 
 def _say_ready(ready: Any, json_output: bool) -> None:
@@ -140,18 +124,11 @@ def _say_ready(ready: Any, json_output: bool) -> None:
 def stop(network: str = NETWORK, home: Path | None = HOME, json_output: bool = JSON) -> None:
     """Stop a running verifier in order and wait until it is gone."""
     folder = home_of(network_path(network), home)
-    pid = running_pid(folder)
+    pid = running_pid(folder, "verifier")
     if pid is None:
         _say_stopped(folder, None, json_output)
         return
-    handle = os.pidfd_open(pid)
-    try:
-        signal.pidfd_send_signal(handle, signal.SIGTERM)
-        # A pidfd is readable once its process has ended: no polling.
-        if not select.select([handle], [], [], STOP_S)[0]:
-            raise ConfigError(f"verifier {pid} has not ended within {STOP_S:.0f} s", fix=f"kill -9 {pid}")
-    finally:
-        os.close(handle)
+    end(pid)
     _say_stopped(folder, pid, json_output)
 
 
@@ -169,7 +146,7 @@ def status(network: str = NETWORK, home: Path | None = HOME, json_output: bool =
 
     path = network_path(network)
     folder = home_of(path, home)
-    found = report(path, folder / "status.json", pid=running_pid(folder))
+    found = report(path, folder / "status.json", pid=running_pid(folder, "verifier"))
     if json_output:
         typer.echo(json.dumps(found, indent=1))
         return
@@ -196,20 +173,40 @@ def status(network: str = NETWORK, home: Path | None = HOME, json_output: bool =
         )
 
 
-def network_path(network: str) -> Path:
-    """The network file for a path or the name of a market on this machine.
+@app.command()
+def withdraw(
+    amount: str = typer.Argument(help="Test dollars out of the market."),
+    to: str | None = typer.Option(None, "--to", help="Account to send them to; else the verifier's own."),
+    network: str = NETWORK,
+    home: Path | None = HOME,
+    passphrase_file: Path | None = PASSPHRASE_FILE,
+    json_output: bool = JSON,
+) -> None:
+    """Take earnings out of the market."""
+    from tolsey.contracts.purse import Purse  # noqa: PLC0415  # loads web3
 
-    Raises:
-        ConfigError: neither is there.
-    """
-    path = Path(network)
-    if path.is_file():
-        return path.resolve()
-    data = os.environ.get("XDG_DATA_HOME")
-    named = (Path(data) if data else Path.home() / ".local" / "share") / "tolsey" / network / "network.toml"
-    if named.is_file():
-        return named.resolve()
-    raise ConfigError(f"no network file at {path} or {named}", fix="tolsey up, or --network FILE")
+    path = network_path(network)
+    purse = Purse(path, home_of(path, home), passphrase_file, "verifier")
+    _say(purse.withdraw(parse_dollars("AMOUNT", amount), to), json_output)
+
+
+@app.command()
+def leave(
+    network: str = NETWORK,
+    home: Path | None = HOME,
+    passphrase_file: Path | None = PASSPHRASE_FILE,
+    json_output: bool = JSON,
+) -> None:
+    """Leave the market: make the secret public and ask for the bond, or take it once its time has passed."""
+    from tolsey.contracts.purse import Purse  # noqa: PLC0415  # loads web3
+
+    path = network_path(network)
+    _say(Purse(path, home_of(path, home), passphrase_file, "verifier").leave(), json_output)
+
+
+def _say(outcome: Any, json_output: bool) -> None:
+    """Prints a purse.Outcome."""
+    typer.echo(json.dumps(dataclasses.asdict(outcome), indent=1) if json_output else outcome.message)
 
 
 def home_of(network: Path, home: Path | None) -> Path:
@@ -217,34 +214,3 @@ def home_of(network: Path, home: Path | None) -> Path:
     folder = (home or default_home(str(network))).resolve()
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     return folder
-
-
-def running_pid(home: Path) -> int | None:
-    """The process that runs in this home now, or None. A left-over file of a killed verifier does not count."""
-    try:
-        pid = int((home / "verifier.pid").read_text())
-        os.kill(pid, 0)
-        with open(home / "verifier.sqlite.lock") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return pid
-    except (OSError, ValueError):
-        return None
-    return None
-
-
-def parse_size(flag: str, text: str) -> int:
-    """Bytes in "4GiB", "512 MiB" or "1000".
-
-    Raises:
-        ConfigError: not a size; names the flag.
-    """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(B|KiB|MiB|GiB|TiB)?", text.strip())
-    if found is None:
-        raise ConfigError(f"{flag} is {text!r}, which is no size", fix=f"{flag} 4GiB")
-    return int(Decimal(found[1]) * _SIZES[found[2] or ""])
-
-
-def dollars(units: int) -> str:
-    """A token amount for people; the market's token has six decimals."""
-    return f"{Decimal(units) / DOLLAR_UNITS:.6f}".rstrip("0").rstrip(".")

@@ -16,9 +16,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import os
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,6 +37,7 @@ from tolsey.protocol.units import Account, ClassId, PeerId
 from tolsey.runtime.child_client import kept_warm
 from tolsey.storage.blobs import BlobStore
 from tolsey.storage.engine import Database
+from tolsey.storage.process import pid_file
 from tolsey.verifier.bench import ChildBench
 from tolsey.verifier.clock import Clock
 from tolsey.verifier.config import VerifierConfig
@@ -111,7 +111,7 @@ async def run(
             network = dataclasses.replace(network, rpc_url=config.rpc_url)
         chain = Chain(Gateway(network, keys.wallet), database)
         await chain.run(chain.gateway.check_chain)
-        stack.enter_context(_pid_file(config.pid_file))
+        stack.enter_context(pid_file(config.pid_file))
         account, identity = keys.wallet.account, Identity(keys.peer_key)
 
         # measure
@@ -187,13 +187,3 @@ def _open_blobs(config: VerifierConfig) -> BlobStore:
     blobs = BlobStore(config.home / "blobs", quota_bytes=config.disk_quota_bytes)
     unpin_stale(blobs)
     return blobs
-
-
-@contextmanager
-def _pid_file(path: Path) -> Iterator[None]:
-    """Says which process runs here; the home's lock, not this file, keeps a second one out."""
-    path.write_text(f"{os.getpid()}\n")
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)

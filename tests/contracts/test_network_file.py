@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tolsey.contracts.network_file import NetworkFile
+from tolsey.contracts.network_file import NetworkFile, network_path
 from tolsey.errors import ConfigError
 from tolsey.protocol.offer import PUBLIC_CLOCKS
 from tolsey.protocol.units import Account
@@ -72,3 +72,12 @@ def test_load_missing_file_proposes_a_command(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         NetworkFile.load(tmp_path / "none.toml")
     assert "tolsey chain up" in caught.value.diagnostics()
+
+
+def test_network_path_unknown_name_says_where_it_looked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    with pytest.raises(ConfigError, match="no network file at"):
+        network_path("atlantis")
+    (tmp_path / "tolsey" / "atlantis").mkdir(parents=True)
+    (tmp_path / "tolsey" / "atlantis" / "network.toml").write_text("")
+    assert network_path("atlantis").name == "network.toml"

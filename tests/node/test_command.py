@@ -14,36 +14,14 @@ from typing import Any
 
 import pytest
 
+from tolsey.contracts.amounts import dollars
 from tolsey.errors import ConfigError
-from tolsey.node.command import home_of, network_path, running_pid
-from tolsey.node.config import WorkerConfig, dollars, parse_dollars, parse_size
+from tolsey.node.command import home_of
+from tolsey.node.config import WorkerConfig
 from tolsey.testing.chain import MarketWorld
 
 TOLSEY = [sys.executable, "-c", "from tolsey.client.cli import main; main()", "worker"]
 END_S = 60
-
-
-@pytest.mark.parametrize(("text", "size"), [("1000", 1000), ("4GiB", 4 << 30), ("512 MiB", 512 << 20), ("0.5KiB", 512)])
-def test_parse_size_gives_bytes(text: str, size: int) -> None:
-    assert parse_size("--memory", text) == size
-
-
-@pytest.mark.parametrize("text", ["", "4GB", "-1", "four", "1e9"])
-def test_parse_size_nonsense_names_the_flag(text: str) -> None:
-    with pytest.raises(ConfigError, match="--memory"):
-        parse_size("--memory", text)
-
-
-@pytest.mark.parametrize(("text", "units"), [("1.0", 1_000_000), ("0", 0), ("0.000001", 1), ("12.5", 12_500_000)])
-def test_parse_dollars_gives_token_units_and_back(text: str, units: int) -> None:
-    assert parse_dollars("--min-price", text) == units
-    assert parse_dollars("--min-price", dollars(units)) == units
-
-
-@pytest.mark.parametrize("text", ["", "-1", "0.0000001", "NaN", "Infinity", "1,5", "1e40"])
-def test_parse_dollars_nonsense_names_the_flag(text: str) -> None:
-    with pytest.raises(ConfigError, match="--min-price"):
-        parse_dollars("--min-price", text)
 
 
 @pytest.mark.parametrize(
@@ -52,22 +30,6 @@ def test_parse_dollars_nonsense_names_the_flag(text: str) -> None:
 def test_config_out_of_range_is_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         WorkerConfig(network="local", home=Path("/nowhere"), **changes)
-
-
-def test_network_path_unknown_name_says_where_it_looked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
-    with pytest.raises(ConfigError, match="no network file at"):
-        network_path("atlantis")
-    (tmp_path / "tolsey" / "atlantis").mkdir(parents=True)
-    (tmp_path / "tolsey" / "atlantis" / "network.toml").write_text("")
-    assert network_path("atlantis").name == "network.toml"
-
-
-def test_running_pid_left_over_file_does_not_count(tmp_path: Path) -> None:
-    (tmp_path / "worker.pid").write_text(f"{os.getpid()}\n")
-    assert running_pid(tmp_path) is None
-    (tmp_path / "worker.sqlite.lock").touch()
-    assert running_pid(tmp_path) is None
 
 
 def test_home_default_lies_beside_the_network_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

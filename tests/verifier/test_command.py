@@ -12,11 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from tolsey.contracts.amounts import dollars
 from tolsey.contracts.gateway import Gateway
 from tolsey.contracts.network_file import NetworkFile
 from tolsey.errors import ConfigError
+from tolsey.storage.process import running_pid
 from tolsey.testing.chain import MarketWorld
-from tolsey.verifier.command import home_of, network_path, parse_size, running_pid
+from tolsey.verifier.command import home_of
 from tolsey.verifier.config import VerifierConfig
 
 RUN = [sys.executable, "-c", "from tolsey.verifier.command import app; app()"]
@@ -52,7 +54,7 @@ def test_start_registers_status_shows_stop_ends_and_a_kill_leaves_no_trace(netwo
         gateway = Gateway(NetworkFile.load(network), None)
         registration = gateway.verifier(bytes.fromhex(str(ready["class_id"])), str(ready["account"]))  # type: ignore[arg-type]
         assert registration is not None and registration.bond == gateway.params().verifier_bond
-        assert running_pid(home) == process.pid == ready["pid"]
+        assert running_pid(home, "verifier") == process.pid == ready["pid"]
         status = json.loads(tolsey("status", "--network", str(network), "--home", str(home), "--json"))
         assert (status["running"], status["account"]) == (True, ready["account"])
         assert status["money"]["free"] >= gateway.params().challenge_bond
@@ -69,29 +71,41 @@ def test_start_registers_status_shows_stop_ends_and_a_kill_leaves_no_trace(netwo
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait(10)
-    assert running_pid(home) is None
+    assert running_pid(home, "verifier") is None
     assert "no verifier runs" in tolsey("stop", "--network", str(network), "--home", str(home))
 
 
-def test_network_that_is_nowhere_says_what_to_type(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError) as caught:
-        network_path(str(tmp_path / "nothing.toml"))
-    assert "tolsey up" in caught.value.diagnostics()
+@pytest.mark.slow
+def test_leave_gives_the_bond_back_and_withdraw_takes_it_out(tmp_path: Path) -> None:
+    with MarketWorld.open(tmp_path, block_time_s=0.5) as world:
+        network, home = tmp_path / "network.toml", tmp_path / "vera"
+        world.network.save(network)
+        where = ["--network", str(network), "--home", str(home)]
+        process, ready = start(network, home)
+        process.terminate()
+        assert process.wait(30) == 0
+        account, class_id = str(ready["account"]), bytes.fromhex(str(ready["class_id"]))
+
+        leaving = json.loads(tolsey("leave", *where, "--json"))
+        registration = world.gateway.verifier(class_id, account)  # type: ignore[arg-type]
+        assert registration is not None and registration.leaving_since
+        free_at = registration.leaving_since + world.gateway.params().unbonding_s
+        assert (leaving["bond"], leaving["bond_free_at"]) == (registration.bond, free_at)
+        assert "is leaving: duties it has go on" in tolsey("leave", *where)
+        world.pass_until(free_at)
+        assert "is free in the market" in tolsey("leave", *where)
+        assert world.gateway.verifier(class_id, account) is None  # type: ignore[arg-type]
+        assert "is not registered as verifier" in tolsey("leave", *where)
+
+        free, locked = world.gateway.account(account)  # type: ignore[arg-type]
+        assert locked == 0 and free >= registration.bond
+        assert "sent to" in tolsey("withdraw", dollars(free), *where)
+        assert world.gateway.account(account) == (0, 0)  # type: ignore[arg-type]
 
 
 def test_home_is_made_private(tmp_path: Path) -> None:
     folder = home_of(tmp_path / "network.toml", tmp_path / "a" / "home")
     assert folder.stat().st_mode & 0o077 == 0
-
-
-@pytest.mark.parametrize(("text", "size"), [("4GiB", 4 << 30), ("512 MiB", 512 << 20), ("1000", 1000)])
-def test_size_with_a_unit(text: str, size: int) -> None:
-    assert parse_size("--memory", text) == size
-
-
-def test_size_without_sense_names_the_flag() -> None:
-    with pytest.raises(ConfigError, match="--memory"):
-        parse_size("--memory", "much")
 
 
 @pytest.mark.parametrize(

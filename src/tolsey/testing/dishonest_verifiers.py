@@ -18,10 +18,11 @@ from pathlib import Path
 
 import typer
 
+from tolsey.contracts.network_file import network_path
 from tolsey.protocol.encoding import keccak256
 from tolsey.protocol.lifecycle import Verdict, Vote
 from tolsey.protocol.units import StateRoot
-from tolsey.verifier.command import home_of, network_path, run_verifier
+from tolsey.verifier.command import home_of, run_verifier
 from tolsey.verifier.compare import Finding
 from tolsey.verifier.config import VerifierConfig
 from tolsey.verifier.duty import DutyRun
