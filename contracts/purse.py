@@ -23,7 +23,7 @@ from tolsey.contracts.network_file import NetworkFile
 from tolsey.contracts.sender import Sender
 from tolsey.contracts.views import Registration
 from tolsey.contracts.wallet import Keystore, read_passphrase
-from tolsey.errors import ConfigError, InsufficientFunds
+from tolsey.errors import ChainError, ConfigError, InsufficientFunds
 from tolsey.protocol.units import Account, TokenUnits
 
 Role = Literal["worker", "verifier"]
@@ -147,6 +147,18 @@ class Purse:
             bond_free_at=max(leaving) + self._gateway.params().unbonding_s if leaving and all(leaving) else None,
             message=message,
         )
+
+
+def money_of(network: Path, account: str | None) -> dict[str, int] | None:
+    """What an account has free, locked and as tokens, token units; None where the chain cannot be asked."""
+    if account is None:
+        return None
+    gateway = Gateway(NetworkFile.load(network), None)
+    try:
+        free, locked = gateway.account(Account(account))
+        return {"free": free, "locked": locked, "tokens": gateway.token_balance(Account(account))}
+    except ChainError:
+        return None
 
 
 def account_of(text: str) -> Account:

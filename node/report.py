@@ -14,11 +14,8 @@ from typing import Any
 
 import trio
 
-from tolsey.contracts.gateway import Gateway
-from tolsey.contracts.network_file import NetworkFile
-from tolsey.errors import ChainError
+from tolsey.contracts.purse import money_of
 from tolsey.node.records import JobRecord, Records, all_jobs
-from tolsey.protocol.units import Account
 from tolsey.storage.engine import Database
 
 STATUS_S = 5.0
@@ -83,7 +80,7 @@ def report(network: Path, home: Path, *, pid: int | None) -> dict[str, Any]:
         "pid": pid,
         "account": account,
         "earned": sum(job["earned"] for job in status["jobs"]),
-        "money": _money(network, account),
+        "money": money_of(network, account),
     }
 
 
@@ -92,14 +89,3 @@ def _told(home: Path) -> dict[str, Any]:
         return dict(json.loads((home / STATUS_NAME).read_text()))
     except (OSError, ValueError):
         return {"account": None, "peers": [], "addrs": [], "jobs": []}
-
-
-def _money(network: Path, account: str | None) -> dict[str, int] | None:
-    if account is None:
-        return None
-    gateway = Gateway(NetworkFile.load(network), None)
-    try:
-        free, locked = gateway.account(Account(account))
-        return {"free": free, "locked": locked, "tokens": gateway.token_balance(Account(account))}
-    except ChainError:
-        return None

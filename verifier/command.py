@@ -210,7 +210,7 @@ def _say(outcome: Any, json_output: bool) -> None:
 
 
 def home_of(network: Path, home: Path | None) -> Path:
-    """The verifier's folder: as given, else $TOLSEY_HOME, else by network name."""
-    folder = (home or default_home(str(network))).resolve()
+    """The verifier's folder: as given, else $TOLSEY_HOME, else beside the network file."""
+    folder = (home or default_home(network)).resolve()
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     return folder

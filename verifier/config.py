@@ -70,11 +70,11 @@ class VerifierConfig:
         return self.home / "status.json"
 
 
-def default_home(network: str) -> Path:
-    """`$TOLSEY_HOME`, or the user's data folder by network name and role."""
+def default_home(network: Path) -> Path:
+    """`$TOLSEY_HOME`, or `verifier` beside the network file."""
     if given := os.environ.get("TOLSEY_HOME"):
         return Path(given)
-    return Path.home() / ".local" / "share" / "tolsey" / Path(network).stem / "verifier"
+    return network.parent / "verifier"
 
 
 def _within(name: str, value: int, least: int, most: int) -> None:

@@ -13,11 +13,8 @@ from typing import Any
 
 import trio
 
-from tolsey.contracts.gateway import Gateway
-from tolsey.contracts.network_file import NetworkFile
-from tolsey.errors import ChainError
+from tolsey.contracts.purse import money_of
 from tolsey.network.host import Host
-from tolsey.protocol.units import Account
 from tolsey.verifier.config import VerifierConfig
 from tolsey.verifier.post import Post
 from tolsey.verifier.records import DutyRecord, Evidence, Records, VoteRecord
@@ -108,16 +105,5 @@ def report(network: Path, status_file: Path, *, pid: int | None) -> dict[str, An
         status = nothing | json.loads(status_file.read_text())
     except (OSError, ValueError):
         status = nothing
-    status |= {"running": pid is not None, "pid": pid, "money": _money(network, status["account"])}
+    status |= {"running": pid is not None, "pid": pid, "money": money_of(network, status["account"])}
     return dict(status)
-
-
-def _money(network: Path, account: str | None) -> dict[str, int] | None:
-    if account is None:
-        return None
-    gateway = Gateway(NetworkFile.load(network), None)
-    try:
-        free, locked = gateway.account(Account(account))
-        return {"free": free, "locked": locked, "tokens": gateway.token_balance(Account(account))}
-    except ChainError:
-        return None

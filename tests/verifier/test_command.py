@@ -108,6 +108,12 @@ def test_home_is_made_private(tmp_path: Path) -> None:
     assert folder.stat().st_mode & 0o077 == 0
 
 
+def test_home_default_lies_beside_the_network_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two markets on one machine must not share a home: their files have the same name."""
+    monkeypatch.delenv("TOLSEY_HOME", raising=False)
+    assert home_of(tmp_path / "network.toml", None) == tmp_path / "verifier"
+
+
 @pytest.mark.parametrize(
     "change",
     [{"device": "tpu"}, {"memory_bytes": 1}, {"watch_samples": 0}, {"max_duties": 0}, {"disk_quota_bytes": 5}],
