@@ -127,7 +127,7 @@ def test_keystore_wrong_passphrase_or_touched_file_refused(tmp_path: Path) -> No
 def test_keystore_secrets_without_wallet_refused(tmp_path: Path) -> None:
     Keystore.open(tmp_path, "p", scrypt_n=LIGHT)
     (tmp_path / "wallet.json").unlink()
-    with pytest.raises(ConfigError, match="no wallet.json"):
+    with pytest.raises(ConfigError, match=r"no wallet\.json"):
         Keystore.open(tmp_path, "p")
 
 
