@@ -67,6 +67,7 @@ class Executor:
 
     Attributes:
         fetcher: where contents come from; set once there is a network.
+        live: per job in training the steps of the segment that is not finished yet, as (step, loss); lost at a stop.
     """
 
     def __init__(self, config: WorkerConfig, blobs: BlobStore, records: Records) -> None:
@@ -74,6 +75,7 @@ class Executor:
         self.blobs = blobs
         self.records = records
         self.fetcher: Fetcher | None = None
+        self.live: dict[JobId, list[tuple[int, str]]] = {}
 
     # this machine
 
@@ -201,14 +203,18 @@ class Executor:
         require_memory(job.spec, self.config.device)
         checkpoint, root = await self.start_of(job, segments.start)
         losses: list[tuple[int, str]] = []
+        self.live[job.job_id] = losses
         request = self.request(job, segments, checkpoint, root)
-        async with training(request) as events:
-            async for event in events:
-                if isinstance(event, StepDone):
-                    losses.append((event.step, f"{event.loss:.6g}"))
-                if isinstance(event, SegmentDone):
-                    await keep(await self.record(job, event, tuple(losses)))
-                    losses.clear()
+        try:
+            async with training(request) as events:
+                async for event in events:
+                    if isinstance(event, StepDone):
+                        losses.append((event.step, f"{event.loss:.6g}"))
+                    if isinstance(event, SegmentDone):
+                        await keep(await self.record(job, event, tuple(losses)))
+                        losses.clear()
+        finally:
+            del self.live[job.job_id]
 
     def request(self, job: JobRecord, segments: range, checkpoint: Path, root: StateRoot) -> RunRequest:
         """What the child is asked to run."""

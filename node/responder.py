@@ -87,8 +87,10 @@ class Responder:
         """How a job goes."""
         job = await self._job(WindowRequest.decode(raw))
         made = await self._records.segments(job.job_id)
-        losses = [pair for record in made for pair in record.losses]
-        done = job.spec.segment_steps(made[-1].index).stop if made else 0
+        kept = job.spec.segment_steps(made[-1].index).stop if made else 0
+        live = [pair for pair in self._executor.live.get(job.job_id, []) if pair[0] >= kept]
+        losses = [pair for record in made for pair in record.losses] + live
+        done = live[-1][0] + 1 if live else kept
         return Progress(
             phase=job.phase,
             step=done,

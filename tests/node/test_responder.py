@@ -30,6 +30,7 @@ class World:
     def __init__(self, database: Database) -> None:
         self.records = Records(database)
         self.replays = 0
+        self.live: dict[JobId, list[tuple[int, str]]] = {}
         self.go = trio.Event()
         self.go.set()
         book = ListingBook(worlds.DOMAIN, is_registered=self._yes, now_ts=lambda: worlds.NOW)
@@ -86,6 +87,14 @@ async def test_progress_counts_steps_and_shows_losses(world: World) -> None:
     progress = Progress.decode(await world.responder.progress("peer", about(job_id)))
     assert (progress.step, progress.steps, progress.phase, progress.step_s) == (6, 12, "fetching", "0.002500")
     assert progress.losses == tuple((step, "1.25" if step % 2 else "1.5") for step in range(6))
+
+
+async def test_progress_shows_the_steps_of_the_unfinished_segment(world: World) -> None:
+    job_id = await world.job(3)
+    world.live[job_id] = [(5, "1.25"), (6, "1.0"), (7, "0.5")]  # step 5 is kept already
+    progress = Progress.decode(await world.responder.progress("peer", about(job_id)))
+    assert (progress.step, progress.losses[-2:]) == (8, ((6, "1.0"), (7, "0.5")))
+    assert [step for step, _ in progress.losses] == list(range(8))
 
 
 async def test_progress_unknown_job_says_so(world: World) -> None:
