@@ -28,6 +28,7 @@ from tolsey.protocol.lifecycle import FINAL, State, Vote
 from tolsey.protocol.offer import Clocks, Offer, seal_chain
 from tolsey.protocol.sampling import dispute_id
 from tolsey.protocol.units import Account, JobId, Seconds, TokenUnits
+from tolsey.runtime import child_client
 from tolsey.testing.chain import DOLLAR, FAST_TERMS, MarketWorld
 from tolsey.testing.dishonest import MODES
 from tolsey.verifier import bench
@@ -102,10 +103,10 @@ def day(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Day]:
         world.network.save(folder / "network.toml")
         with pytest.MonkeyPatch.context() as patch:
             # They all sit on this machine: it is measured once and not nine times.
-            class_of = _once(executor.class_of)
+            class_of = _once(child_client.class_of)
             patch.setattr(executor, "class_of", class_of)
             patch.setattr(bench, "class_of", class_of)
-            patch.setattr(executor, "speed_of", _once(executor.speed_of))
+            patch.setattr(executor, "speed_of", _once(child_client.speed_of))
             lived = trio.run(_live, world, folder)
         yield lived
 
@@ -277,7 +278,9 @@ def _awaited(world: MarketWorld, deal: Deal) -> int | None:
     if view.state is State.DEMANDED:
         return int(view.deadline) if view.deadline >= now_ts else None
     if view.state is State.CHALLENGED:
-        subject = dispute_id(deal.job_id, world.gateway.dispute(deal.job_id).segment)
+        dispute = world.gateway.dispute(deal.job_id)
+        assert dispute is not None, "a challenged job has a dispute"
+        subject = dispute_id(deal.job_id, dispute.segment)
         case = world.gateway.case(subject)
         votes = [world.gateway.vote(subject, case.round, account) for account in world.gateway.panel(subject)]
         until = int(case.phase_since) + PANEL_WINDOW_S
