@@ -7,6 +7,9 @@
     5  seal     one transaction, by drawnAt + verdictWindowS
     6  reveal   one transaction, in the verdictWindowS after that; this is what is paid
 
+Where the time for step 2 was too short the verdict abstains, and the judging goes on beside steps 5 and 6 for as long
+as the window can be challenged.
+
 Every step can be run again after kill -9: the stage says where to go on, the outbox that nothing is sent twice, and the
 salt is computed from the verifier's secret. A window that is only watched ends after step 4.
 Next in the flow: challenger.py.
@@ -17,6 +20,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+
+import trio
 
 from tolsey.contracts.chain import Chain
 from tolsey.errors import ChainUnavailable, Reverted
@@ -78,12 +83,22 @@ class DutyRun:
         record = await self.tools.records.begin(self.duty)
         if record.stage == DUE:
             record = await self._judge()
-        if record.stage == JUDGED and not self.duty.is_drawn:
-            await self.tools.records.set_stage(self.duty, WATCHED)
-        elif record.stage == JUDGED:
-            record = await self.seal(record)
-        if record.stage == SEALED:
-            await self.reveal(record)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._go_on)
+            if record.stage == JUDGED and not self.duty.is_drawn:
+                await self.tools.records.set_stage(self.duty, WATCHED)
+            elif record.stage == JUDGED:
+                record = await self.seal(record)
+            if record.stage == SEALED:
+                await self.reveal(record)
+
+    async def _go_on(self) -> None:
+        """Steps 3 and 4 for what is found after the verdict was due."""
+        judgement = await self.tools.judge.late(self.duty)
+        if judgement is not None and judgement.evidence is not None:
+            _log.info("%s: found late: %s", self._tag, judgement.finding.reason)
+            await self.tools.records.keep_evidence(judgement.evidence)
+            await self.tools.accuse(judgement.evidence)
 
     def sample(self) -> list[int]:
         """Segments of the job that this verifier replays."""

@@ -96,6 +96,7 @@ class Judge:
         self._jobs = jobs
         self._known: OrderedDict[tuple[JobId, int, StateRoot], StateRoot] = OrderedDict()
         """(job, segment, input root) -> output root, where this machine is sure: a panel may ask for it again."""
+        self._unfinished: dict[Duty, WindowAttempt] = {}
 
     async def window(self, duty: Duty, segments: list[int]) -> Judgement:
         """What is to be said of these segments of the duty's window, before its verdict is due."""
@@ -116,10 +117,28 @@ class Judge:
         if judged is not None:
             return judged
         if reason is None:
+            self._unfinished[duty] = attempt
             return Judgement(
                 finding=Finding(kind=Verdict.ABSTAIN, reason="time was up before the replay came to its end")
             )
         return await attempt.unavailable(reason)
+
+    async def late(self, duty: Duty) -> Judgement | None:
+        """Goes on with a window whose verdict came due first, until nobody could challenge it any more.
+
+        A slow machine owes no verdict that it is not sure of, but a lie that it finds a little later is still a lie.
+        None where `window` came to an end, or this time too was not enough.
+        """
+        attempt = self._unfinished.pop(duty, None)
+        if attempt is None:
+            return None
+        until = duty.challenge_by - margin_s(duty.offer.challenge_window_s)
+        try:
+            judged, _ = await self._until(attempt.once, until, attempt.wanted)
+        finally:
+            with trio.CancelScope(shield=True):
+                await self._fetcher.let_go(attempt.owner)
+        return judged
 
     async def panel(self, duty: PanelDuty) -> tuple[Vote, str]:
         """This machine's vote on a disputed segment, and why."""
@@ -280,6 +299,7 @@ class WindowAttempt:
         self._bench = bench
         self._fetcher = fetcher
         self._jobs = jobs
+        self.owner = owner
         self.wanted = Wanted()
         self._files = JobFiles(fetcher, duty.job_id, owner, self.wanted)
         self._trace: CheckedTrace | None = None

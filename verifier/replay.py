@@ -125,6 +125,8 @@ class Replay:
         self._before = before
         self.sure: dict[int, StateRoot] = {}
         """Roots that this machine gave: once and equal to the worker's, or twice."""
+        self.once: dict[int, StateRoot] = {}
+        """Roots given once that differ from the worker's: a call that was cut short goes on with step 8."""
         self.at: int | None = None
         """The segment whose checkpoint is asked for or replayed now; None while the job's inputs are."""
 
@@ -163,10 +165,13 @@ class Replay:
         # 5 start
         start = await start_of(self._source, segment, self._trace.start_of(segment))
         # 6 replay (the child checks the root of the start first)
-        replayed = (await self._bench.replay(inputs, segment, start, entry.input_root)).root
+        replayed = self.once.get(segment)
+        if replayed is None:
+            replayed = (await self._bench.replay(inputs, segment, start, entry.input_root)).root
         # 7 compare
         again = None
         if replayed != entry.output_root:
+            self.once[segment] = replayed
             # 8 again
             _log.warning(
                 "segment %d gave %s, committed is %s: running it again in a fresh process",

@@ -56,6 +56,11 @@ class Duty:
         """Last moment for revealing it."""
         return self.draw.drawn_at + 2 * self.offer.verdict_window_s
 
+    @property
+    def challenge_by(self) -> int:
+        """Last moment for a challenge, where no dispute stops the clock."""
+        return self.draw.drawn_at + self.offer.challenge_window_s
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PanelDuty:

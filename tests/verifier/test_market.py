@@ -114,6 +114,18 @@ async def test_machine_that_does_not_agree_with_itself_abstains_and_accuses_nobo
         assert vera.bench.runs[0] == vera.bench.runs[1], "the segment was run twice"
 
 
+async def test_slow_machine_abstains_in_time_and_challenges_the_lie_that_it_finds_later(market: PaperMarket) -> None:
+    gate = trio.Event()
+    async with market.verifier("vera", bench=PaperBench(market.truth, delay=gate.wait)) as vera:
+        job = market.job(wrong=2, verifier_count=1)
+        market.commit_and_draw(job)
+        await market.until(lambda: is_sealed(market, job, "vera"), pass_s=1)
+        assert not await accused(vera)
+        gate.set()
+        await market.until(lambda: state_of(market, job) is State.CHALLENGED)
+        assert vera.bench.runs.count(2) == 2, "never accused on the strength of one run"
+
+
 async def test_withheld_trace_is_demanded_and_silence_on_it_slashed(market: PaperMarket) -> None:
     async with market.verifier("vera") as vera:
         job = market.job(verifier_count=1)
