@@ -259,6 +259,7 @@ async def _act_three(market: Market, teller: Teller, promises: Promises, jobs: l
 
 async def _measure() -> float:
     """How many times slower than an idle machine this one is now: a busy one gets longer clocks, not a failed demo."""
+    await class_of()  # the first one reads torch from disk and compiles our own files
     began = time.monotonic()
     async with trio.open_nursery() as nursery:
         for _ in range(2):
