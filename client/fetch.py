@@ -29,6 +29,7 @@ from tolsey.network.transfer import fetch
 from tolsey.protocol import merkle
 from tolsey.protocol.checkpoint import (
     DTYPE_BYTES,
+    DTYPE_FROM_FILE,
     MAX_HEADER_BYTES,
     MAX_HEADER_DEPTH,
     TensorBytes,
@@ -42,10 +43,6 @@ from tolsey.protocol.units import JobId, StateRoot, WindowRoot
 from tolsey.protocol.wire import Trace, TraceEntry
 
 MAX_CHECKPOINT_BYTES = 1 << 38
-_DTYPES = {
-    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32",
-    "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool",
-}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,7 +178,7 @@ def _state_of(view: memoryview, profile: str) -> FileState:
         if first != end or last < first or start + last > len(view):
             raise ValueError(f"tensor {name!r:.60} leaves a gap or reaches past the end")
         end = last
-        dtype = _DTYPES[entry["dtype"]]
+        dtype = DTYPE_FROM_FILE[entry["dtype"]]
         if dtype not in DTYPE_BYTES:
             raise ValueError(f"tensor {name!r:.60} has element type {dtype}")
         with view[start + first : start + last] as raw:

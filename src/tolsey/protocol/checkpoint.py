@@ -61,6 +61,20 @@ DTYPE_BYTES = {
     "bool": 1,
 }
 """Element types of states, programs and data sets, with their size in bytes. A closed list."""
+DTYPE_IN_FILE = {
+    "float64": "F64",
+    "float32": "F32",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "int64": "I64",
+    "int32": "I32",
+    "int16": "I16",
+    "int8": "I8",
+    "uint8": "U8",
+    "bool": "BOOL",
+}
+"""The same element types as a safetensors header names them."""
+DTYPE_FROM_FILE = {short: name for name, short in DTYPE_IN_FILE.items()}
 
 _CHUNK = tag(TAG_CHUNK)
 _TENSOR = tag(TAG_TENSOR)

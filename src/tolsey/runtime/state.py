@@ -23,6 +23,8 @@ import torch
 
 from tolsey.errors import RemoteViolation, StorageError
 from tolsey.protocol.checkpoint import (
+    DTYPE_FROM_FILE,
+    DTYPE_IN_FILE,
     MAX_HEADER_BYTES,
     MAX_HEADER_DEPTH,
     StateRoot,
@@ -38,19 +40,6 @@ from tolsey.runtime.initial import raw_bytes
 from tolsey.runtime.ops import DTYPES
 
 MAX_STEP: Final = 1 << 48
-_FILE_DTYPES: Final = {
-    "float64": "F64",
-    "float32": "F32",
-    "float16": "F16",
-    "bfloat16": "BF16",
-    "int64": "I64",
-    "int32": "I32",
-    "int16": "I16",
-    "int8": "I8",
-    "uint8": "U8",
-    "bool": "BOOL",
-}
-_DTYPE_OF_FILE: Final = {short: name for name, short in _FILE_DTYPES.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +105,7 @@ def encode_header(tensors: Mapping[str, TensorSpec], metadata: Mapping[str, str]
     for name in sorted(tensors, key=str.encode):
         stop = start + tensors[name].size_bytes
         header[name] = {
-            "dtype": _FILE_DTYPES[tensors[name].dtype],
+            "dtype": DTYPE_IN_FILE[tensors[name].dtype],
             "shape": list(tensors[name].shape),
             "data_offsets": [start, stop],
         }
@@ -215,7 +204,7 @@ def check_header(
             raise RemoteViolation(f"header of {name!r:.80} has not exactly dtype, shape and data_offsets")
         dtype = entry["dtype"] if isinstance(entry["dtype"], str) else ""
         shape, offsets = entry["shape"], entry["data_offsets"]
-        same = _DTYPE_OF_FILE.get(dtype) == spec.dtype and shape == list(spec.shape)
+        same = DTYPE_FROM_FILE.get(dtype) == spec.dtype and shape == list(spec.shape)
         if not same or any(type(size) is not int for size in shape):
             raise RemoteViolation(f"{name!r:.80} is {dtype:.10}{shape!r:.60}, the program declares {spec}")
         if not isinstance(offsets, list) or len(offsets) != 2 or any(type(item) is not int for item in offsets):
