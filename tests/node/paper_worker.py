@@ -179,8 +179,8 @@ def live_and_die(world: MarketWorld, home: Path, paper: PaperJob, *, at: int, af
             trio.run(_life, world, home, paper)
             os.write(writer, str(count[0]).encode())
             status = 0
-        except BaseException:
-            # Said here: the process ends without unwinding, and pytest would see nothing but its status.
+        except BaseException:  # noqa: BLE001  # told, then the process ends
+            # pytest would see nothing but the exit status.
             traceback.print_exc()
         finally:
             sys.stderr.flush()
