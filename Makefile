@@ -77,10 +77,10 @@ node_modules/.installed: package.json package-lock.json | $(VENV)/bin/python
 	for tool in anvil forge; do ln -sf ../@foundry-rs/$$tool/bin.mjs node_modules/.bin/$$tool; done
 	touch $@
 
-slither: install-npm  ## static analysis of the contracts, in an environment of its own
+slither: install install-npm  ## static analysis of the contracts, in an environment of its own
 	test -d .venv-slither || $(PYTHON) -m venv .venv-slither
-	.venv-slither/bin/python -m pip install --quiet --disable-pip-version-check slither-analyzer==0.11.6
-	cd contracts/solidity && FOUNDRY_PROFILE=quick PATH=$(CURDIR)/.venv-slither/bin:$$PATH slither . --config-file slither.config.json
+	.venv-slither/bin/python -m pip install --quiet --disable-pip-version-check slither-analyzer==0.11.6 crytic-compile==0.4.2
+	PATH=$(CURDIR)/.venv-slither/bin:$$PATH $(BIN)/python -m tolsey.contracts.triage
 
 clean:  ## remove what was installed and built here
 	rm -rf $(VENV) .venv-slither node_modules build dist contracts/solidity/out contracts/solidity/cache
