@@ -18,7 +18,7 @@ from tolsey.errors import ClassMismatch, LocalViolation, RemoteViolation, SpecIn
 from tolsey.protocol.checkpoint import StateRoot
 from tolsey.protocol.job import JobSpec
 from tolsey.protocol.units import ClassId
-from tolsey.runtime import child, child_client, determinism, state
+from tolsey.runtime import child, child_client, determinism, environment, state
 from tolsey.runtime.child_client import (
     ClassRequest,
     Event,
@@ -209,7 +209,7 @@ def test_child_exits_when_its_parent_closes_standard_input(world: World) -> None
 
 
 def test_child_without_pinned_environment_refuses() -> None:
-    environment = child_environment(dict(os.environ)) | {"OMP_NUM_THREADS": "2"}
+    unpinned = child_environment(dict(os.environ)) | {"OMP_NUM_THREADS": "2"}
     process = subprocess.run(
         [
             sys.executable,
@@ -219,7 +219,7 @@ def test_child_without_pinned_environment_refuses() -> None:
             'p.stdin.write(b\'{"kind": "class"}\\n\'); p.stdin.flush(); sys.exit(p.wait())',
         ],
         capture_output=True,
-        env=environment,
+        env=unpinned,
         check=False,
         timeout=60,
     )
@@ -257,7 +257,7 @@ async def test_lines_longer_than_the_bound_refused() -> None:
 
 def test_child_environment_pins_and_drops() -> None:
     found = child_environment({"PATH": "/bin", "LD_PRELOAD": "x", "OMP_NUM_THREADS": "8"})
-    assert found == {"PATH": "/bin"} | ENVIRONMENT and wrong_variables(found) == []
+    assert found == {"PATH": "/bin"} | environment.MEMORY | ENVIRONMENT and wrong_variables(found) == []
     assert wrong_variables({**found, "MKL_CBWR": "AVX2", "LD_PRELOAD": "x"}) == ["MKL_CBWR", "LD_PRELOAD"]
 
 

@@ -94,7 +94,7 @@ class Trainer:
             step=state.step,
             loss=loss,
             grad_norm=float("nan") if norm is None else float(norm),
-            lr=schedule.to_float32(self._schedule.lr(state.step)),
+            lr=schedule.to_float32(scalars["lr"]),
             step_s=time.perf_counter() - start,
             state=after,
         )
