@@ -35,6 +35,10 @@ _ENDS = {
 }
 
 
+class Interrupted(Exception):
+    """Ctrl-C, with a sentence on what became of the work; a bare KeyboardInterrupt is ended by Typer without a word."""
+
+
 def leaf_of(caught: BaseException) -> BaseException:
     """The exception that tells most in a group: ours before others, the first where all are alike."""
     if not isinstance(caught, BaseExceptionGroup):

@@ -149,7 +149,8 @@ class AsyncMarket:
         Args:
             job: `.toml` or `.py` file (spec.py).
             decide: sees the plan before anything is signed.
-            watch: told how it goes. tell: told "accepted" with the job id and "detached" with the process id.
+            watch: told how it goes. tell: told "locking" and "accepted" with the job id, before and after the escrow
+                is locked, and "detached" with the process id.
             detach: leave the following to a process of its own and return at once.
             out: download the final checkpoint there.
             wishes: data, max_cost, verifiers, samples, on (buying.Wishes).
@@ -157,14 +158,17 @@ class AsyncMarket:
         Raises:
             NoOffer, InsufficientFunds, SpecInvalid, Reverted: nothing was bought.
         """
+
+        Cancelled while `decide` thinks, it leaves at once; its thread is left to end by itself.
         started = time.monotonic()
         request = specs.read_request(Path(job))
         first = _FirstStep(watch, started)
         async with AsyncExitStack() as stack:
             shop: Shop = await stack.enter_async_context(open_shop(self.access, request, _wishes(wishes)))
-            if not await trio.to_thread.run_sync(decide, shop.plan):
+            if not await trio.to_thread.run_sync(decide, shop.plan, abandon_on_cancel=True):
                 return None
             purchase, sender = await shop.accept()
+            tell("locking", shop.plan.offer.job_id(self.access.network.domain).hex())
             job_id = _job_id(purchase)
             tell("accepted", job_id.hex())
             if not detach:
@@ -189,7 +193,7 @@ class AsyncMarket:
         ledger = await in_thread(Ledger.read, self.access)
         key = purchase.peer_key
         with self.access.blobs_of(key) as blobs, self.access.outbox_of(key) as database:
-            gateway = await trio.to_thread.run_sync(lambda: self.access.writer)
+            gateway = await trio.to_thread.run_sync(lambda: self.access.writer, abandon_on_cancel=True)
             sender = Sender(gateway, database)
             await sender.recover()
             async with open_peers(
