@@ -157,9 +157,9 @@ class AsyncMarket:
 
         Raises:
             NoOffer, InsufficientFunds, SpecInvalid, Reverted: nothing was bought.
-        """
 
         Cancelled while `decide` thinks, it leaves at once; its thread is left to end by itself.
+        """
         started = time.monotonic()
         request = specs.read_request(Path(job))
         first = _FirstStep(watch, started)
@@ -167,8 +167,8 @@ class AsyncMarket:
             shop: Shop = await stack.enter_async_context(open_shop(self.access, request, _wishes(wishes)))
             if not await trio.to_thread.run_sync(decide, shop.plan, abandon_on_cancel=True):
                 return None
-            purchase, sender = await shop.accept()
             tell("locking", shop.plan.offer.job_id(self.access.network.domain).hex())
+            purchase, sender = await shop.accept()
             job_id = _job_id(purchase)
             tell("accepted", job_id.hex())
             if not detach:
