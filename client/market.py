@@ -36,6 +36,7 @@ from tolsey.client.ledger import JobLog, Ledger
 from tolsey.client.local_market import DOLLAR, LOCAL_SCRYPT_N, give_gas, mint
 from tolsey.client.peers import Peers, open_peers
 from tolsey.client.plan import Plan
+from tolsey.client.processes import note_follower
 from tolsey.client.records import Purchase
 from tolsey.client.serve import Following, Update, Watcher, in_thread, pause_of
 from tolsey.client.views import (
@@ -418,6 +419,7 @@ class AsyncMarket:
                 command, stdin=subprocess.DEVNULL, stdout=log_file, stderr=log_file, env=environment,
                 start_new_session=True,
             )  # fmt: skip
+        note_follower(self.access.home, job_id.hex()[:12], process.pid)
         return process.pid
 
     def _wallet_now(self) -> WalletView:

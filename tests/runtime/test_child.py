@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -14,7 +15,15 @@ import pytest
 import trio
 
 from tolsey import errors
-from tolsey.errors import ClassMismatch, LocalViolation, RemoteViolation, SpecInvalid, StorageError, TolseyError
+from tolsey.errors import (
+    ClassMismatch,
+    ConfigError,
+    LocalViolation,
+    RemoteViolation,
+    SpecInvalid,
+    StorageError,
+    TolseyError,
+)
 from tolsey.protocol.checkpoint import StateRoot
 from tolsey.protocol.job import JobSpec
 from tolsey.protocol.units import ClassId
@@ -299,3 +308,10 @@ async def test_kept_warm_requests_at_the_same_time_get_a_process_each() -> None:
         for child_ in taken:
             await child_.end()
     assert spare.returncode is not None
+
+
+async def test_start_without_torch_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="torch") as refusal:
+        await child_client.class_of()
+    assert "pip install 'tolsey[torch]'" in refusal.value.diagnostics()
