@@ -37,7 +37,7 @@ class ChildBench:
         self.fingerprint: bytes = canonical_json(dict(ready.facts))
         self._folder = folder
         self._device = device
-        self._memory_bytes = memory_bytes
+        self.memory_bytes = memory_bytes
         self._max_segment_s = max_segment_s
         self._turn = trio.Lock()
 
@@ -70,7 +70,7 @@ class ChildBench:
             first_segment=segment,
             last_segment=segment,
             out_dir=scratch,
-            memory_bytes=self._memory_bytes,
+            memory_bytes=self.memory_bytes,
             checkpoint=start,
             input_root=input_root,
             device=self._device,

@@ -7,28 +7,43 @@
     withheld       demand                                                     nobody serves even the trace
 
 The seal goes a block ahead so that a copied challenge comes too late. The bond is taken from free units, else from the
-wallet's tokens; where there is neither, the evidence is kept and nothing is sent. After kill -9 the evidence on record
-says which disputes to take up again, and the outbox that nothing is sent twice.
+wallet's tokens. Where there is neither, or where somebody else's dispute stops the job, the evidence stays on record
+and is tried again with each block until the window can no longer be challenged: money becomes free when another
+dispute ends, and a worker must not save a bad segment by a demand or challenge of its own. After kill -9 the evidence
+on record says which disputes to take up again, and the outbox that nothing is sent twice.
 
-It refuses to challenge what is being disputed already or was judged before: one game per segment, whoever plays it.
-Next in the flow: pokes.py moves panels and jobs on.
+It refuses to challenge what was judged before (one game per segment, whoever plays it), and to demand an opening where
+one is on chain already. Next in the flow: pokes.py moves panels and jobs on.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
+from collections import Counter
 
 from tolsey.contracts.gateway import Action
-from tolsey.errors import ChainUnavailable, InsufficientFunds, Reverted
+from tolsey.contracts.views import JobView
+from tolsey.errors import ChainUnavailable, InsufficientFunds, Reorged, Reverted
 from tolsey.protocol.encoding import keccak256, tag
-from tolsey.protocol.lifecycle import State
+from tolsey.protocol.lifecycle import FINAL, State
 from tolsey.protocol.sampling import challenge_seal, dispute_id
 from tolsey.protocol.units import JobId, TokenUnits
 from tolsey.verifier.compare import NOBODY_SERVES
 from tolsey.verifier.duty import Tools
-from tolsey.verifier.records import CLOSED, OPEN, Evidence
+from tolsey.verifier.records import CLOSED, OPEN, QUEUED, UNFUNDED, Evidence
 
 CHALLENGE_SALT = b"tolsey/verifier/challenge"
+FOR_EVER = frozenset(
+    {
+        "PanelJudge_AlreadyOpened",
+        "JobMarket_Continuous",
+        "JobMarket_NothingDisputed",
+        "JobMarket_WrongOpening",
+        "JobMarket_WrongSegment",
+    }
+)
+"""Refusals that no later block takes back. Others were somebody else's doing, or a block too early."""
 _log = logging.getLogger(__name__)
 
 
@@ -37,43 +52,107 @@ def challenge_salt(secret: bytes, job_id: JobId, segment: int) -> bytes:
     return keccak256(tag(CHALLENGE_SALT), secret, dispute_id(job_id, segment))
 
 
+class Dropped(Exception):
+    """The charge cannot be brought any more; the text says why."""
+
+
 class Challenger:
     """Carries one piece of evidence."""
 
     def __init__(self, evidence: Evidence, tools: Tools) -> None:
         self._item = evidence
         self._tools = tools
+        self._window = evidence.segment // evidence.offer.segments_per_window
         self._name = f"{evidence.job_id.hex()}:{evidence.segment}"
         self._tag = f"job {evidence.job_id.hex()[:12]} segment {evidence.segment}"
+        self._refused: Counter[str] = Counter()
+        self._stage = evidence.stage
 
     async def run(self) -> None:
-        """Opens the dispute and waits until it has ended."""
+        """Opens the dispute as soon as it may and waits until it has ended."""
         try:
-            if self._item.charge == "discontinuity":
-                await self._prove()
-            elif self._item.charge == "withheld":
-                await self._demand()
-            else:
-                await self._challenge()
+            if self._item.stage != OPEN:
+                await self._bring()
             end = await self._end()
-        except (Reverted, ChainUnavailable, InsufficientFunds) as error:
-            end = f"{self._item.charge}: not taken up: {error.message}"
+        except Dropped as why:
+            end = f"{self._item.charge}: not taken up: {why}"
             _log.warning("%s: %s", self._tag, end)
         await self._tools.records.set_evidence_stage(self._item, CLOSED, end)
+
+    async def _bring(self) -> None:
+        """Brings the charge, again and again until it stands or nobody could bring it any more.
+
+        Raises:
+            Dropped: too late, judged before, or no longer needed.
+        """
+        charges = {"discontinuity": self._prove, "withheld": self._demand}
+        charge = charges.get(self._item.charge, self._challenge)
+        while not await self._is_open():
+            try:
+                await charge()
+                break
+            except InsufficientFunds as error:
+                await self._note(UNFUNDED, error.message)
+            except Reverted as error:
+                if error.name in FOR_EVER:
+                    raise Dropped(error.message) from error
+                _log.info("%s: %s; again in the next block", self._tag, error.message)
+            except (ChainUnavailable, Reorged) as error:
+                _log.warning("%s: %s; again in the next block", self._tag, error.message)
+            await self._tools.clock.block()
+        _log.info("%s: %s: %s", self._tag, self._item.charge, self._item.message)
+        await self._tools.records.set_evidence_stage(self._item, OPEN, self._item.message)
+
+    async def _is_open(self) -> bool:
+        """Waits for this charge's turn; True where it stands on chain already.
+
+        Raises:
+            Dropped: the job has moved on.
+        """
+        while True:
+            view = await self._view()
+            if view.state in FINAL or view.window != self._window:
+                raise Dropped(f"the job is {view.state.name} in window {view.window}")
+            if view.state is State.DRAWN:
+                if self._tools.clock.now_ts > view.deadline:
+                    raise Dropped(f"its window could be challenged until {view.deadline}")
+                if self._item.charge != "withheld" or self._is_told(view):
+                    return False
+                await self._tools.clock.block()
+                continue
+            if view.state is State.COMMITTED and self._item.charge == "discontinuity":
+                return False
+            if view.state in (State.DEMANDED, State.CHALLENGED) and await self._is_ours():
+                return True
+            await self._note(QUEUED, f"the job is {view.state.name}")
+            await self._tools.clock.block()
+
+    def _is_told(self, view: JobView) -> bool:
+        """Whether the log was followed up to where the job stands: an answer in between makes a demand vain."""
+        job = self._tools.job(self._item.job_id)
+        return job is not None and (job.state, job.deadline) == (view.state, view.deadline)
+
+    async def _is_ours(self) -> bool:
+        dispute = await self._tools.chain.run(self._tools.chain.gateway.dispute, self._item.job_id)
+        return dispute is not None and (dispute.challenger, dispute.segment) == (
+            self._tools.account,
+            self._item.segment,
+        )
 
     async def _prove(self) -> None:
         item = self._item
         if item.opening is None or (item.before is None and item.segment > 0):
-            raise InsufficientFunds(f"{self._tag}: the opening of the segment before is missing")
+            raise Dropped("the opening of the segment before is missing")
         action = self._tools.chain.gateway.action.prove_discontinuity(item.offer, item.before, item.opening)
         await self._send(action, f"discontinuity:{self._name}")
-        _log.info("%s: discontinuity proven", self._tag)
 
     async def _demand(self) -> None:
+        job = self._tools.job(self._item.job_id)
+        if job is not None and (opened := job.opening()) is not None:
+            raise Dropped(f"segment {opened.segment} was opened on chain meanwhile")
         await self._fund("demand")
         action = self._tools.chain.gateway.action.demand(self._item.offer, self._item.segment)
         await self._send(action, f"demand:{self._name}")
-        await self._opened("demanded")
 
     async def _challenge(self) -> None:
         item, tools = self._item, self._tools
@@ -88,20 +167,7 @@ class Challenger:
             if error.name != "JobMarket_ChallengeAlreadySealed":
                 raise
         action = tools.chain.gateway.action.challenge(item.offer, item.opening, claimed, salt)
-        while True:
-            try:
-                await self._send(action, f"challenge:{self._name}")
-                break
-            except Reverted as error:
-                # Tried on the block of the seal itself: nothing was sent, any later block will do.
-                if error.name != "JobMarket_SameBlock":
-                    raise
-            await tools.chain.follower.wait_block()
-        await self._opened("challenged")
-
-    async def _opened(self, what: str) -> None:
-        _log.info("%s: %s: %s", self._tag, what, self._item.message)
-        await self._tools.records.set_evidence_stage(self._item, OPEN, self._item.message)
+        await self._send(action, f"challenge:{self._name}")
 
     async def _fund(self, what: str) -> None:
         """Sees to it that the bond is free, or raises InsufficientFunds."""
@@ -118,20 +184,42 @@ class Challenger:
                 fix=f"send {missing - held} units of token {chain.gateway.network.token} to {account}",
             )
         action = await chain.run(chain.gateway.action.deposit, missing)
-        await self._send(action, f"deposit:{what}:{self._name}")
+        # Its permit holds the token's nonce: two charges that miss the same money send one transaction.
+        await self._send(action, f"deposit:{hashlib.sha256(action.data).hexdigest()}")
 
     async def _end(self) -> str:
         """Waits until the job is no longer in dispute over this segment; one sentence on how it ended."""
-        chain = self._tools.chain
-        while True:
-            view = await chain.run(chain.gateway.job, self._item.job_id)
-            if view.state not in (State.CHALLENGED, State.DEMANDED):
-                break
-            await chain.follower.wait_block()
+        while (view := await self._view()).state in (State.CHALLENGED, State.DEMANDED):
+            await self._tools.clock.block()
         if view.state is State.SLASHED:
             return f"{self._item.charge}: the worker was slashed"
         return f"{self._item.charge}: the job is {view.state.name}"
 
-    async def _send(self, action: Action, action_id: str) -> None:
+    async def _view(self) -> JobView:
+        """Where the job stands, once the endpoint says so."""
+        while True:
+            try:
+                return await self._tools.chain.run(self._tools.chain.gateway.job, self._item.job_id)
+            except (ChainUnavailable, Reorged) as error:
+                _log.warning("%s: %s", self._tag, error.message)
+            await self._tools.clock.block()
+
+    async def _note(self, stage: str, why: str) -> None:
+        """Tells the owner, once, what the charge waits for."""
+        if stage != self._stage:
+            self._stage = stage
+            _log.warning("%s: %s is %s: %s", self._tag, self._item.charge, stage, why)
+            await self._tools.records.set_evidence_stage(self._item, stage, self._item.message)
+
+    async def _send(self, action: Action, base: str) -> None:
+        """Sends once, and once more for each refusal.
+
+        Raises:
+            Reverted, InsufficientFunds: look at the chain again. ChainUnavailable: time is up.
+        """
         until = self._item.offer.challenge_window_s + self._tools.clock.now_ts
-        await self._tools.clock.send(action, action_id, until=until)
+        try:
+            await self._tools.clock.send(action, f"{base}:{self._refused[base]}", until=until)
+        except Reverted:
+            self._refused[base] += 1
+            raise

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 
 import trio
 
@@ -30,6 +31,7 @@ class Clock:
     def __init__(self, chain: Chain, now_ts: int = 0) -> None:
         self._chain = chain
         self._first_ts = now_ts
+        self._made_s = time.monotonic()
 
     @property
     def now_ts(self) -> int:
@@ -40,10 +42,29 @@ class Clock:
         """Unix seconds: the newest block's time, or the machine's where blocks are rare."""
         return max(self.now_ts, int(time.time()))
 
+    def passed_s(self) -> float:
+        """Seconds since this clock was made, by its blocks or by the machine, whichever says more."""
+        return max(float(self.now_ts - self._first_ts), time.monotonic() - self._made_s)
+
+    async def block(self) -> None:
+        """Returns at the next block, once its events are told."""
+        await self._chain.follower.wait_block()
+
     async def after(self, ts: int) -> None:
         """Returns once a block later than `ts` was seen."""
         while self.now_ts <= ts:
-            await self._chain.follower.wait_block()
+            await self.block()
+
+    async def up(self, until: Callable[[], int]) -> None:
+        """Returns once the moment has come that `until` gives: a dispute may put it off, so each block asks anew.
+
+        Where blocks are rare, real seconds count.
+        """
+        while (left_s := self.left_s(until())) > 0:
+            with trio.move_on_after(left_s) as waiting:
+                await self.block()
+            if waiting.cancelled_caught:
+                return
 
     def left_s(self, ts: int) -> float:
         """Seconds until `ts` if blocks keep the time of clocks; 0 where it has passed."""

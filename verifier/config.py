@@ -27,8 +27,9 @@ class VerifierConfig:
             finder's share.
         watch_samples: segments replayed in such a window.
         max_segment_s: a replay that runs longer is killed (a worker cannot hang the verifier with one segment).
-        max_duties: windows and panels judged side by side; replays themselves run one at a time.
-        disk_quota_bytes: all fetched contents together. max_content_bytes: one fetched file.
+        max_duties: windows due, windows looked at late, and panels: so many of each are judged side by side; replays
+            themselves run one at a time.
+        disk_quota_bytes: all fetched contents together.
         faucet: take test dollars and gas from a local chain's faucet.
         rpc_url: overrides the network file's endpoint.
     """
@@ -45,7 +46,6 @@ class VerifierConfig:
     max_segment_s: int = 3_600
     max_duties: int = 16
     disk_quota_bytes: int = 64 << 30
-    max_content_bytes: int = 16 << 30
     faucet: bool = False
     rpc_url: str | None = None
 
@@ -55,7 +55,6 @@ class VerifierConfig:
         _within("--max-segment (seconds)", self.max_segment_s, 1, 30 * 86_400)
         _within("--max-duties", self.max_duties, 1, 1024)
         _within("--disk-quota (bytes)", self.disk_quota_bytes, 1 << 20, 1 << 50)
-        _within("--max-content (bytes)", self.max_content_bytes, 1 << 20, 1 << 40)
         if self.device not in ("cpu", "cuda") and not re.fullmatch(r"cuda:\d{1,2}", self.device):
             raise ConfigError(f"--device is {self.device!r}; it is cpu, cuda or cuda:N", fix="--device cpu")
 

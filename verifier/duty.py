@@ -7,8 +7,8 @@
     5  seal     one transaction, by drawnAt + verdictWindowS
     6  reveal   one transaction, in the verdictWindowS after that; this is what is paid
 
-Where the time for step 2 was too short the verdict abstains, and the judging goes on beside steps 5 and 6 for as long
-as the window can be challenged.
+Where step 2 could not look at all of the sample, because time was too short or something was not to be had, the judging
+goes on beside steps 5 and 6 for as long as the window can be challenged.
 
 Every step can be run again after kill -9: the stage says where to go on, the outbox that nothing is sent twice, and the
 salt is computed from the verifier's secret. A window that is only watched ends after step 4.
@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import trio
 
@@ -27,7 +27,7 @@ from tolsey.contracts.chain import Chain
 from tolsey.errors import ChainUnavailable, Reverted
 from tolsey.protocol.lifecycle import Verdict
 from tolsey.protocol.sampling import verdict_seal, verifier_salt, verifier_sample
-from tolsey.protocol.units import Account
+from tolsey.protocol.units import Account, JobId
 from tolsey.verifier.clock import Clock
 from tolsey.verifier.judging import Judge
 from tolsey.verifier.records import (
@@ -41,9 +41,17 @@ from tolsey.verifier.records import (
     Evidence,
     Records,
 )
-from tolsey.verifier.watcher import Duty
+from tolsey.verifier.watcher import Duty, Job
 
 _log = logging.getLogger(__name__)
+
+
+class Turns:
+    """How much is judged side by side. Each kind waits for its own: who hides many windows keeps nobody from a panel,
+    and who is looked at late nobody from a verdict that is due."""
+
+    def __init__(self, most: int) -> None:
+        self.ahead, self.duties, self.late, self.votes = (trio.Semaphore(most) for _ in range(4))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +61,7 @@ class Tools:
     Attributes:
         secret: 32 bytes; salts come from it, its hash is registered.
         accuse: takes evidence that is on record and starts the challenger.
+        job: what the log says of a job.
         watch_samples: segments replayed of a window that is only watched.
     """
 
@@ -63,6 +72,8 @@ class Tools:
     account: Account
     secret: bytes
     accuse: Callable[[Evidence], Awaitable[None]]
+    job: Callable[[JobId], Job | None]
+    turns: Turns = field(default_factory=lambda: Turns(16))
     watch_samples: int = 1
 
 
@@ -76,15 +87,17 @@ class DutyRun:
         # A draw that a reorganisation undid and another brought back is another duty, with other transactions.
         self.name = f"{duty.job_id.hex()}:{duty.draw.window}:{duty.draw.seed:x}:{duty.draw.drawn_at}"
         self._tag = f"job {duty.job_id.hex()[:12]} window {duty.draw.window}"
+        self._is_final = False
 
     async def run(self) -> None:
         """See the steps at the top."""
         # 1 begin
         record = await self.tools.records.begin(self.duty)
         if record.stage == DUE:
-            record = await self._judge()
+            async with self.tools.turns.duties:
+                record = await self._judge()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._go_on)
+            nursery.start_soon(self._go_on, record)
             if record.stage == JUDGED and not self.duty.is_drawn:
                 await self.tools.records.set_stage(self.duty, WATCHED)
             elif record.stage == JUDGED:
@@ -92,13 +105,21 @@ class DutyRun:
             if record.stage == SEALED:
                 await self.reveal(record)
 
-    async def _go_on(self) -> None:
-        """Steps 3 and 4 for what is found after the verdict was due."""
-        judgement = await self.tools.judge.late(self.duty)
-        if judgement is not None and judgement.evidence is not None:
-            _log.info("%s: found late: %s", self._tag, judgement.finding.reason)
-            await self.tools.records.keep_evidence(judgement.evidence)
-            await self.tools.accuse(judgement.evidence)
+    async def _go_on(self, record: DutyRecord) -> None:
+        """Steps 2 to 4 for what is found after the verdict was due."""
+        if self._is_final or record.kind not in (Verdict.ABSTAIN, Verdict.UNAVAILABLE):
+            return
+        async with self.tools.turns.late:
+            while (found := await self._late()) is not None:
+                _log.info("%s: found late: %s: %s", self._tag, found.charge, found.message)
+                await self.tools.records.keep_evidence(found)
+                await self.tools.accuse(found)
+                if found.charge in ("mismatch", "discontinuity"):
+                    return
+
+    async def _late(self) -> Evidence | None:
+        said = await self.tools.records.charges(self.duty)
+        return await self.tools.judge.late(self.duty, self.sample(), said=said)
 
     def sample(self) -> list[int]:
         """Segments of the job that this verifier replays."""
@@ -112,7 +133,7 @@ class DutyRun:
         _log.info("%s: drawn for segments %s, verdict due at %d", self._tag, segments, self.duty.seal_by)
         # 2 judge
         judgement = await self.tools.judge.window(self.duty, segments)
-        finding = judgement.finding
+        finding, self._is_final = judgement.finding, judgement.is_final
         _log.info("%s: %s: %s", self._tag, finding.kind.name, finding.reason)
         # 3 record
         if judgement.evidence is not None:

@@ -44,7 +44,8 @@ class Panelist:
         record = await records.begin_vote(self._dispute, duty.round, duty.claim.job_id, duty.claim.segment)
         stage, vote = record.stage, record.vote
         if stage == DUE:
-            vote, reason = await self._tools.judge.panel(duty)
+            async with self._tools.turns.votes:
+                vote, reason = await self._tools.judge.panel(duty)
             _log.info("%s: %s: %s", self._tag, vote.name, reason)
             stage = await self._note(JUDGED, vote, reason)
         assert vote is not None, "a judged vote is on record"

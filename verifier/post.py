@@ -4,7 +4,7 @@ At the start the whole log is folded anew, so that nothing depends on what an ea
 whose time is not over are taken up where their records say. A reorganisation folds again from the chain: what was
 drawn in a block that is gone ends by itself, because the contract refuses it.
 
-It refuses more duties side by side than configured: they wait, and their deadline decides what they can still say.
+How much is judged side by side is bounded in duty.py (Turns).
 Next in the flow: duty.py, panelist.py, challenger.py.
 """
 
@@ -46,17 +46,12 @@ class Makers:
 
 
 class Post:
-    """One verifier's watch.
+    """One verifier's watch."""
 
-    Args:
-        max_duties: side by side; accusations are not counted.
-    """
-
-    def __init__(self, chain: Chain, account: Account, *, watch_all: bool, max_duties: int) -> None:
+    def __init__(self, chain: Chain, account: Account, *, watch_all: bool) -> None:
         self.chain = chain
         self.account = account
         self._watch_all = watch_all
-        self._slots = trio.Semaphore(max_duties)
         self._running: set[object] = set()
         self.watcher = self._blank()
 
@@ -109,12 +104,7 @@ class Post:
         else:
             key = ("vote", duty.claim.dispute_id, duty.round)
             run = makers.panelist(duty, tools).run
-
-        async def in_turn() -> None:
-            async with self._slots:
-                await run()
-
-        self._start(key, in_turn, nursery)
+        self._start(key, run, nursery)
 
     def _start(self, key: object, run: Callable[[], object], nursery: trio.Nursery) -> None:
         if key in self._running:
@@ -135,11 +125,16 @@ class Post:
             return
         job = self.job(event.job_id)
         if job is not None and self.watcher.my_seat(job.offer.class_id) is not None:
-            key = ("ahead", event.job_id, event.window)
-            self._start(key, lambda: tools.judge.prefetch(job, event.window), nursery)
+
+            async def ahead() -> None:
+                with trio.move_on_after(job.offer.reveal_window_s):
+                    async with tools.turns.ahead:
+                        await tools.judge.prefetch(job, event.window)
+
+            self._start(("ahead", event.job_id, event.window), ahead, nursery)
 
     async def _history(self) -> list[Duty | PanelDuty]:
-        """Folds the log anew; returns duties whose time is not over."""
+        """Folds the log anew; returns duties whose time is not over: their own, or that of a challenge."""
         gateway = self.chain.gateway
         while True:
             try:
@@ -153,7 +148,10 @@ class Post:
             await trio.sleep(HISTORY_RETRY_S)
         self.watcher = self._blank()
         owed = [duty for event in events for duty in self.watcher.apply(event)]
-        return [duty for duty in owed if duty.reveal_by >= now_ts]
+        return [duty for duty in owed if duty.reveal_by >= now_ts or self._is_open(duty)]
+
+    def _is_open(self, duty: Duty | PanelDuty) -> bool:
+        return isinstance(duty, Duty) and (job := self.job(duty.job_id)) is not None and job.is_open(duty.draw)
 
     def _blank(self) -> Watcher:
         return Watcher(self.account, is_bound=self._is_bound, watch_all=self._watch_all)

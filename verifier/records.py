@@ -76,7 +76,9 @@ votes = sa.Table(
 )
 
 DUE, JUDGED, SEALED, REVEALED, MISSED, WATCHED = "due", "judged", "sealed", "revealed", "missed", "watched"
-FOUND, OPEN, CLOSED = "found", "open", "closed"
+FOUND, QUEUED, UNFUNDED, OPEN, CLOSED = "found", "queued", "unfunded", "open", "closed"
+WEIGHT = {"withheld": 0, "unavailable": 1, "mismatch": 2, "discontinuity": 3}
+"""How much a charge says: what is known of a segment gives way only to what says more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +98,8 @@ class Evidence:
 
     Attributes:
         charge: "mismatch", "unavailable" (the checkpoint), "withheld" (the trace) or "discontinuity".
-        stage: "found", "open" (on chain) or "closed".
+        stage: "found", then "queued" while another dispute stops the job and "unfunded" while no bond is free, "open"
+            (on chain), "closed".
         spec: canonical bytes; empty where the trace was withheld. opening: of the segment; before: of the one before.
         replayed_root: what this machine got twice; zero where nothing could be replayed.
         start_checkpoint: content the replay started from, None for the initial state. end_checkpoint: the worker's.
@@ -181,14 +184,13 @@ class Records:
     # evidence
 
     async def keep_evidence(self, item: Evidence) -> None:
-        """Writes evidence down; what is known of the same segment stays."""
+        """Writes evidence down; what is known of the same segment stays, unless this weighs more."""
 
         def put(session: Session) -> None:
             where = (evidence.c.job_id == item.job_id, evidence.c.segment == item.segment)
             known = session.execute(sa.select(evidence.c.charge).where(*where)).first()
-            if known is not None and known.charge != "withheld":
+            if known is not None and WEIGHT[known.charge] >= WEIGHT[item.charge]:
                 return
-            # A segment whose trace was withheld may be accused of more once it is there.
             session.execute(sa.delete(evidence).where(*where))
             session.execute(sa.insert(evidence).values(_evidence_row(item)))
 
@@ -198,6 +200,14 @@ class Records:
         """Moves an accusation on."""
         where = (evidence.c.job_id == item.job_id, evidence.c.segment == item.segment, evidence.c.charge == item.charge)
         await self._run(sa.update(evidence).where(*where).values(stage=stage, message=message[:500]))
+
+    async def charges(self, duty: Duty) -> set[str]:
+        """What the duty's window was accused of so far."""
+        indices = duty.offer.window_segments(duty.draw.window)
+        query = sa.select(evidence.c.charge).where(
+            evidence.c.job_id == duty.job_id, evidence.c.segment.between(indices.start, indices.stop - 1)
+        )
+        return set(await self._db.read(lambda session: session.scalars(query).all()))
 
     async def all_evidence(self, *, only_open: bool = False) -> list[Evidence]:
         """Accusations, in no order."""

@@ -1,6 +1,6 @@
 """Replay as a numbered procedure: what must hold before a word may be said against a worker.
 
-    0  class       this machine is of the offer's numerics class              else abstain: nobody's fault
+    0  machine     it is of the offer's numerics class, and large enough      else abstain: nobody's fault
     1  spec        the trace's spec has the offer's hash and cut              else that source lies; ask another
     2  leaves      the trace's leaves give the window root on chain           else that source lies; ask another
     3  continuity  every segment starts where the one before it ended         else provable on chain, without a panel
@@ -18,11 +18,11 @@ one run, of another class, or of bytes that could not be had. Next in the flow: 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from tolsey.errors import CheckpointUnavailable, ClassMismatch
+from tolsey.errors import ClassMismatch
 from tolsey.protocol.content import ContentId
 from tolsey.protocol.job import JobSpec
 from tolsey.protocol.lifecycle import Verdict
@@ -72,6 +72,10 @@ class Bench(Protocol):
     def fingerprint(self) -> bytes:
         """Canonical JSON of what the class id hashes."""
 
+    @property
+    def memory_bytes(self) -> int:
+        """What one replay may use here."""
+
     async def replay(self, inputs: Inputs, segment: int, start: Path | None, input_root: StateRoot) -> Replayed:
         """The state after the segment, run from the checkpoint file `start` (None: the initial state).
 
@@ -82,11 +86,28 @@ class Bench(Protocol):
 
 
 class Source(Protocol):
-    """Where files come from (fetch.py); raises CheckpointUnavailable where nobody serves what is committed."""
+    """Where files come from (files.py); raises CheckpointUnavailable where nobody serves what is committed."""
 
     async def inputs(self, spec: JobSpec) -> Inputs: ...
 
-    async def checkpoint(self, content_id: ContentId) -> Path: ...
+    async def checkpoint(self, spec: JobSpec, which: str, content_id: ContentId | None) -> Path: ...
+
+    async def release(self, content_id: ContentId) -> None: ...
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far the tries at a window's sample got.
+
+    Attributes:
+        sure: roots that this machine gave: once and equal to the worker's, or twice.
+        once: roots given once that differ from the worker's: a try that was cut short goes on with step 8.
+        at: the segment whose checkpoint is asked for or replayed; None before the first and after the last.
+    """
+
+    sure: dict[int, StateRoot] = field(default_factory=dict)
+    once: dict[int, StateRoot] = field(default_factory=dict)
+    at: int | None = None
 
 
 def class_refusal(offer: Offer, bench: Bench) -> str | None:
@@ -94,6 +115,16 @@ def class_refusal(offer: Offer, bench: Bench) -> str | None:
     if bench.class_id == offer.class_id:
         return None
     return f"this machine is of class {bench.class_id.hex()[:16]}, the job of {offer.class_id.hex()[:16]}"
+
+
+def memory_refusal(spec: JobSpec, bench: Bench) -> str | None:
+    """The rest of step 0: the reason why this machine is too small for the job, or None.
+
+    Said before anything is fetched: what this machine cannot take must not look like what nobody serves.
+    """
+    if spec.memory_bytes <= bench.memory_bytes:
+        return None
+    return f"this machine gives a replay {bench.memory_bytes} bytes of memory, the job may need {spec.memory_bytes}"
 
 
 def cut_refusal(spec: JobSpec, offer: Offer) -> str | None:
@@ -112,32 +143,37 @@ class Replay:
     """Judges segments of one window with one bench and one source.
 
     Args:
-        offer: the job's terms. trace: the window, checked (steps 1 and 2). before: where the window must start.
+        offer: the job's terms. trace: the window, checked (steps 1 and 2). before: where the window must start, None
+            where that is not known. progress: of earlier tries; what is sure is not run again.
     """
 
     def __init__(
-        self, bench: Bench, source: Source, *, offer: Offer, trace: CheckedTrace, before: StateRoot | None
+        self,
+        bench: Bench,
+        source: Source,
+        *,
+        offer: Offer,
+        trace: CheckedTrace,
+        before: StateRoot | None,
+        progress: Progress,
     ) -> None:
         self._bench = bench
         self._source = source
         self._offer = offer
         self._trace = trace
         self._before = before
-        self.sure: dict[int, StateRoot] = {}
-        """Roots that this machine gave: once and equal to the worker's, or twice."""
-        self.once: dict[int, StateRoot] = {}
-        """Roots given once that differ from the worker's: a call that was cut short goes on with step 8."""
-        self.at: int | None = None
-        """The segment whose checkpoint is asked for or replayed now; None while the job's inputs are."""
+        self.progress = progress
 
     async def judge(self, segments: list[int]) -> Finding:
-        """What is to be said of these segments; those that matched in an earlier call are not run again.
+        """What is to be said of these segments; those that matched in an earlier try are not run again.
 
         Raises:
             CheckpointUnavailable: steps 4 or 5 lack a file now; call again with more patience.
         """
-        # 0 class
-        if (why := class_refusal(self._offer, self._bench)) is not None:
+        # 0 machine
+        if (
+            why := class_refusal(self._offer, self._bench) or memory_refusal(self._trace.spec, self._bench)
+        ) is not None:
             return Finding(kind=Verdict.ABSTAIN, reason=why)
         # 1 spec (its hash was compared in trace.py)
         if (why := cut_refusal(self._trace.spec, self._offer)) is not None:
@@ -147,31 +183,34 @@ class Replay:
             reason = f"segment {broken} does not start where the one before it ended"
             return Finding(kind=Verdict.MISMATCH, segment=broken, is_break=True, has_opening=True, reason=reason)
         # 4 inputs
-        self.at = None
         inputs = await self._source.inputs(self._trace.spec)
         for segment in segments:
-            if segment not in self.sure:
-                self.at = segment
+            if self.progress.sure.get(segment) != self._trace.entry(segment).output_root:
+                self.progress.at = segment
                 try:
                     finding = await self._segment(inputs, segment)
                 except ReplayFailed as error:
                     return Finding(kind=Verdict.ABSTAIN, segment=segment, reason=error.message)
                 if finding.kind is not Verdict.MATCH:
                     return finding
+        self.progress.at = None
         return Finding(kind=Verdict.MATCH, has_opening=True, reason=f"segments {segments} match")
 
     async def _segment(self, inputs: Inputs, segment: int) -> Finding:
         entry = self._trace.entry(segment)
+        if (known := self.progress.sure.get(segment)) is not None:
+            return _mismatch(segment, entry.output_root, known)
         # 5 start
-        start = await start_of(self._source, segment, self._trace.start_of(segment))
+        start_id = self._trace.start_of(segment)
+        start = await start_of(self._source, self._trace.spec, segment, start_id)
         # 6 replay (the child checks the root of the start first)
-        replayed = self.once.get(segment)
+        replayed = self.progress.once.get(segment)
         if replayed is None:
             replayed = (await self._bench.replay(inputs, segment, start, entry.input_root)).root
         # 7 compare
         again = None
         if replayed != entry.output_root:
-            self.once[segment] = replayed
+            self.progress.once[segment] = replayed
             # 8 again
             _log.warning(
                 "segment %d gave %s, committed is %s: running it again in a fresh process",
@@ -180,8 +219,10 @@ class Replay:
             again = (await self._bench.replay(inputs, segment, start, entry.input_root)).root
         verdict = compare(entry.output_root, replayed, again)
         if verdict is not Verdict.ABSTAIN:
-            self.sure[segment] = replayed
+            self.progress.sure[segment] = replayed
         if verdict is Verdict.MATCH:
+            if start is not None and start_id is not None:
+                await self._source.release(start_id)
             return Finding(kind=verdict)
         if verdict is Verdict.ABSTAIN:
             told = "nothing" if again is None else again.hex()[:16]
@@ -190,18 +231,18 @@ class Replay:
             )
             return Finding(kind=verdict, segment=segment, reason=reason)
         # 9 mismatch
-        reason = f"segment {segment} gives {replayed.hex()[:16]}, committed is {entry.output_root.hex()[:16]}"
-        return Finding(kind=verdict, segment=segment, replayed_root=replayed, has_opening=True, reason=reason)
+        return _mismatch(segment, entry.output_root, replayed)
 
 
-async def start_of(source: Source, segment: int, content_id: ContentId | None) -> Path | None:
+def _mismatch(segment: int, committed: StateRoot, replayed: StateRoot) -> Finding:
+    reason = f"segment {segment} gives {replayed.hex()[:16]}, committed is {committed.hex()[:16]}"
+    return Finding(kind=Verdict.MISMATCH, segment=segment, replayed_root=replayed, has_opening=True, reason=reason)
+
+
+async def start_of(source: Source, spec: JobSpec, segment: int, content_id: ContentId | None) -> Path | None:
     """The file that a segment starts from, its root not yet checked; None for the initial state.
 
     Raises:
         CheckpointUnavailable: nobody serves it, or the trace does not say which it is.
     """
-    if segment == 0:
-        return None
-    if content_id is None:
-        raise CheckpointUnavailable(f"the trace names no checkpoint before segment {segment}")
-    return await source.checkpoint(content_id)
+    return None if segment == 0 else await source.checkpoint(spec, f"before segment {segment}", content_id)

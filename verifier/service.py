@@ -41,7 +41,7 @@ from tolsey.storage.process import pid_file
 from tolsey.verifier.bench import ChildBench
 from tolsey.verifier.clock import Clock
 from tolsey.verifier.config import VerifierConfig
-from tolsey.verifier.duty import Tools
+from tolsey.verifier.duty import Tools, Turns
 from tolsey.verifier.enrolment import enrol
 from tolsey.verifier.fetch import Fetcher, NetworkPeers, unpin_stale
 from tolsey.verifier.judging import Judge
@@ -121,7 +121,7 @@ async def run(
         await enrol(chain, keys, bench.class_id, config)
 
         # meet
-        post = Post(chain, account, watch_all=config.watch_all, max_duties=config.max_duties)
+        post = Post(chain, account, watch_all=config.watch_all)
         clock = Clock(chain, await chain.run(chain.gateway.now_ts))
         records, traces = Records(database), Traces()
         host = await stack.enter_async_context(open_host(identity, config.listen, announce=config.announce))
@@ -135,7 +135,7 @@ async def run(
         if isinstance(bench, ChildBench):
             await stack.enter_async_context(kept_warm())
         serve_all(host, blobs, traces, book)
-        peers = NetworkPeers(host, discovery, blobs, max_content_bytes=config.max_content_bytes)
+        peers = NetworkPeers(host, discovery, blobs)
         fetcher = Fetcher(peers, blobs, network.domain, sources=post.sources, keep=traces.keep)
         judge = parts.judge(bench, fetcher, clock, post.job)
 
@@ -153,6 +153,8 @@ async def run(
                 account=account,
                 secret=keys.verifier_secret,
                 accuse=accuse,
+                job=post.job,
+                turns=Turns(config.max_duties),
                 watch_samples=config.watch_samples,
             )
             await nursery.start(listen, book, network.domain, gossip, host)

@@ -28,11 +28,12 @@ class CheckedTrace:
     """One window's segments, as committed.
 
     Attributes:
-        raw: the bytes served, for whoever asks this verifier next.
+        raw: the bytes served, for whoever asks this verifier next. source: the peer that served them.
         leaves: one per entry; their Merkle root is on chain.
     """
 
     raw: bytes
+    source: str
     spec: JobSpec
     window_start: ContentId | None
     entries: tuple[TraceEntry, ...]
@@ -68,9 +69,9 @@ class CheckedTrace:
 
 
 def checked_trace(
-    raw: bytes, *, offer: Offer, job_id: JobId, window: int, root: WindowRoot, domain: Domain
+    raw: bytes, *, offer: Offer, job_id: JobId, window: int, root: WindowRoot, domain: Domain, source: str
 ) -> CheckedTrace:
-    """The trace in bytes from anybody, if it is the one committed as `root`.
+    """The trace in bytes from anybody, if it is the one committed as `root`. Seconds of work for a window at its limit.
 
     Raises:
         RemoteViolation: malformed, or another spec or other segments than the offer's.
@@ -104,7 +105,9 @@ def checked_trace(
     )
     if (got := merkle.root(leaves)) != root:
         raise ProofInvalid(f"the trace gives window root {got.hex()[:16]}, the chain holds {root.hex()[:16]}")
-    return CheckedTrace(raw=raw, spec=spec, window_start=trace.window_start, entries=trace.entries, leaves=leaves)
+    return CheckedTrace(
+        raw=raw, source=source, spec=spec, window_start=trace.window_start, entries=trace.entries, leaves=leaves
+    )
 
 
 def break_in(trace: CheckedTrace, before: StateRoot | None) -> int | None:

@@ -15,12 +15,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from tolsey.contracts import events as ev
+from tolsey.contracts.views import Opening
 from tolsey.protocol.lifecycle import FINAL, LIVE, State
 from tolsey.protocol.offer import Offer
 from tolsey.protocol.sampling import drawn_verifier_ids
 from tolsey.protocol.units import Account, ClassId, JobId, PeerId, WindowRoot
 
 Binding = ev.WorkerRegistered | ev.VerifierRegistered
+OPEN_TO_CHALLENGE = frozenset({State.DRAWN, State.DEMANDED, State.CHALLENGED})
+"""A window in these states is challenged, or will be open to it again."""
 MAX_FINAL_JOBS = 1_024
 """Jobs that ended and are still remembered, for penalties and for `status`."""
 
@@ -56,11 +59,6 @@ class Duty:
         """Last moment for revealing it."""
         return self.draw.drawn_at + 2 * self.offer.verdict_window_s
 
-    @property
-    def challenge_by(self) -> int:
-        """Last moment for a challenge, where no dispute stops the clock."""
-        return self.draw.drawn_at + self.offer.challenge_window_s
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PanelDuty:
@@ -91,7 +89,12 @@ class Dispute:
 
 @dataclass(slots=True)
 class Job:
-    """What the log says of one job."""
+    """What the log says of one job.
+
+    Attributes:
+        opened: segments of the window in work that a demand made their worker open. challenged: of the job, those that
+            were before the judge; none is a second time.
+    """
 
     job_id: JobId
     offer: Offer
@@ -103,8 +106,19 @@ class Job:
     sealed: set[Account] = field(default_factory=set)
     verdicts: dict[tuple[int, Account], ev.VerdictRevealed] = field(default_factory=dict)
     draws: dict[int, Draw] = field(default_factory=dict)
+    opened: dict[int, Opening] = field(default_factory=dict)
+    challenged: set[int] = field(default_factory=set)
     slashed_segment: int | None = None
     penalized: set[tuple[ev.Fault, Account]] = field(default_factory=set)
+
+    def is_open(self, draw: Draw) -> bool:
+        """Whether what is found of this draw's window can still be brought against it, now or after a dispute."""
+        return self.draw == draw and self.state in OPEN_TO_CHALLENGE
+
+    def opening(self) -> Opening | None:
+        """An opening of the window in work that is on chain and can be challenged; None where there is none."""
+        left = [opening for segment, opening in self.opened.items() if segment not in self.challenged]
+        return left[0] if left else None
 
 
 @dataclass(slots=True)
@@ -174,9 +188,13 @@ class Watcher:
             return []
         job.state, job.window, job.deadline = event.after, event.window, event.deadline
         if isinstance(event, ev.WindowCommitted):
-            job.roots[event.window] = event.root
+            job.roots[event.window], job.opened = event.root, {}
         elif isinstance(event, ev.WindowDrawn):
             return self._drawn(job, event)
+        elif isinstance(event, ev.SegmentAnswered):
+            job.opened[event.segment] = _opening_in(event)
+        elif isinstance(event, ev.SegmentChallenged):
+            job.challenged.add(event.segment)
         elif isinstance(event, ev.JobSlashed):
             job.slashed_segment = event.segment
             self._earn_slash(event)
@@ -296,3 +314,12 @@ class Watcher:
     def live_jobs(self) -> list[Job]:
         """Jobs that still move."""
         return [job for job in self.jobs.values() if job.state in LIVE]
+
+
+def _opening_in(event: ev.SegmentAnswered) -> Opening:
+    return Opening(
+        segment=event.segment,
+        input_root=event.input_root,
+        output_root=event.output_root,
+        siblings=tuple(event.proof),
+    )

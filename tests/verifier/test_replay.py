@@ -13,7 +13,7 @@ from tolsey.protocol.content import ContentId
 from tolsey.protocol.job import JobSpec
 from tolsey.protocol.lifecycle import Verdict, Vote
 from tolsey.verifier.compare import compare, vote_of
-from tolsey.verifier.replay import Inputs, Replay
+from tolsey.verifier.replay import Inputs, Progress, Replay
 from tolsey.verifier.trace import checked_trace
 
 from .worlds import (
@@ -38,6 +38,7 @@ class Files:
         self.folder = folder
         self.missing = missing or set()
         self.asked: list[ContentId] = []
+        self.released: list[ContentId] = []
         self.swapped: dict[ContentId, bytes] = {}
 
     async def inputs(self, spec: JobSpec) -> Inputs:
@@ -46,7 +47,9 @@ class Files:
         paths = [self.put(name, raw) for name, raw in (("program", PROGRAM), ("dataset", DATASET), ("data", DATA))]
         return Inputs(spec=spec, program=paths[0], dataset=paths[1], files=(paths[2],))
 
-    async def checkpoint(self, content_id: ContentId) -> Path:
+    async def checkpoint(self, spec: JobSpec, which: str, content_id: ContentId | None) -> Path:
+        if content_id is None:
+            raise CheckpointUnavailable(f"the trace names no checkpoint {which}")
         self.asked.append(content_id)
         if content_id in self.missing:
             raise CheckpointUnavailable("nobody serves it")
@@ -55,6 +58,9 @@ class Files:
         return self.put(
             content_id.hex(), raw or next(checkpoint_bytes(r) for r in roots if checkpoint_id(r) == content_id)
         )
+
+    async def release(self, content_id: ContentId) -> None:
+        self.released.append(content_id)
 
     def put(self, name: str, raw: bytes) -> Path:
         path = self.folder / name
@@ -69,15 +75,18 @@ def bench(**changes: Any) -> PaperBench:
 def replay(window: PaperWindow, bench: PaperBench, files: Files, before: bytes | None = None) -> Replay:
     trace = checked_trace(
         window.trace.encode(), offer=window.offer, job_id=window.job_id, window=window.index, root=window.root,
-        domain=window.domain,
+        domain=window.domain, source="wim",
     )  # fmt: skip
-    return Replay(bench, files, offer=window.offer, trace=trace, before=before or window.trace.entries[0].input_root)
+    before = before or window.trace.entries[0].input_root
+    return Replay(bench, files, offer=window.offer, trace=trace, before=before, progress=Progress())
 
 
 async def test_honest_segments_match_each_run_once(tmp_path: Path) -> None:
     machine = bench()
-    finding = await replay(paper_window(index=1), machine, Files(tmp_path)).judge([4, 7])
+    files = Files(tmp_path)
+    finding = await replay(paper_window(index=1), machine, files).judge([4, 7])
     assert (finding.kind, machine.runs) == (Verdict.MATCH, [4, 7])
+    assert files.released == files.asked, "a long sample must not fill the disk"
 
 
 async def test_first_segment_starts_from_the_initial_state_without_a_file(tmp_path: Path) -> None:
@@ -91,6 +100,14 @@ async def test_step_0_another_class_abstains_before_anything_is_fetched(tmp_path
     finding = await replay(paper_window(), machine, files).judge([1])
     assert finding.kind is Verdict.ABSTAIN
     assert "class" in finding.reason
+    assert (machine.runs, files.asked) == ([], [])
+
+
+async def test_step_0_machine_too_small_abstains_before_anything_is_fetched(tmp_path: Path) -> None:
+    machine, files = bench(memory_bytes=0), Files(tmp_path)
+    finding = await replay(paper_window(), machine, files).judge([1])
+    assert finding.kind is Verdict.ABSTAIN
+    assert "memory" in finding.reason
     assert (machine.runs, files.asked) == ([], [])
 
 
@@ -120,7 +137,7 @@ async def test_step_4_missing_program_is_unavailable_and_charged_to_no_segment(t
     judged = replay(window, bench(), Files(tmp_path, {JobSpec.decode(window.trace.spec).program}))
     with pytest.raises(CheckpointUnavailable):
         await judged.judge([1])
-    assert judged.at is None
+    assert judged.progress.at is None
 
 
 async def test_step_5_missing_checkpoint_is_unavailable_and_names_the_segment(tmp_path: Path) -> None:
@@ -129,7 +146,7 @@ async def test_step_5_missing_checkpoint_is_unavailable_and_names_the_segment(tm
     judged = replay(paper_window(), machine, files)
     with pytest.raises(CheckpointUnavailable):
         await judged.judge([1, 2, 3])
-    assert (judged.at, machine.runs) == (2, [1])
+    assert (judged.progress.at, machine.runs) == (2, [1])
     files.missing.clear()
     assert (await judged.judge([1, 2, 3])).kind is Verdict.MATCH
     assert machine.runs == [1, 2, 3], "what matched is not run again"
@@ -170,6 +187,15 @@ async def test_step_9_equal_roots_twice_that_differ_from_the_worker_are_a_mismat
     finding = await replay(paper_window(), machine, Files(tmp_path)).judge([0, 1, 3])
     assert (finding.kind, finding.segment, finding.replayed_root) == (Verdict.MISMATCH, 1, A)
     assert machine.runs == [0, 1, 1], "the rest of the sample is not needed"
+
+
+async def test_mismatch_found_twice_is_still_one_when_asked_again(tmp_path: Path) -> None:
+    machine = bench()
+    machine.truth[paper_root(1)] = A
+    judged = replay(paper_window(), machine, Files(tmp_path))
+    first, again = await judged.judge([0, 1, 3]), await judged.judge([0, 1, 3])
+    assert first == again and first.kind is Verdict.MISMATCH
+    assert machine.runs == [0, 1, 1]
 
 
 @pytest.mark.parametrize(

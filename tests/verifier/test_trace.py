@@ -21,7 +21,7 @@ def check(committed: PaperWindow, trace: Trace | bytes, **changes: Any) -> Check
     raw = trace if isinstance(trace, bytes) else trace.encode()
     known: dict[str, Any] = {
         "offer": committed.offer, "job_id": committed.job_id, "window": committed.index, "root": committed.root,
-        "domain": committed.domain,
+        "domain": committed.domain, "source": "wim",
     }  # fmt: skip
     return checked_trace(raw, **(known | changes))
 

@@ -18,6 +18,7 @@ import trio
 from tolsey.contracts.chain import Chain
 from tolsey.contracts.gateway import Gateway
 from tolsey.errors import CheckpointUnavailable, PeerUnreachable
+from tolsey.network.pulling import TooLarge
 from tolsey.protocol import merkle
 from tolsey.protocol.checkpoint import segment_leaf
 from tolsey.protocol.content import ContentId, content_id_of_bytes
@@ -48,7 +49,7 @@ CLOCKS = Clocks(
 """Wide, because the tests move time themselves; nothing here waits for a real clock."""
 TERMS = replace(FAST_TERMS, panel_window_s=Seconds(30))
 PROGRAM, DATA = b"a program", b"some data"
-DATASET = canonical_json({"files": [{"content": content_id_of_bytes(DATA).hex()}]})
+DATASET = canonical_json({"files": [{"content": content_id_of_bytes(DATA).hex(), "size_bytes": len(DATA)}]})
 
 
 def checkpoint_bytes(root: bytes) -> bytes:
@@ -136,6 +137,7 @@ class PaperBench:
     truth: dict[bytes, bytes] = field(default_factory=dict)
     class_id: ClassId = CLASS_ID
     fingerprint: bytes = b'{"paper":true}'
+    memory_bytes: int = 1 << 30
     restless: bool = False
     fails: bool = False
     runs: list[int] = field(default_factory=list)
@@ -174,10 +176,12 @@ class MemoryPeers:
         except KeyError:
             raise PeerUnreachable(f"{peer_id} does not answer") from None
 
-    async def content(self, content_id: ContentId, peer_ids: Sequence[str], owner: str) -> None:
+    async def content(self, content_id: ContentId, peer_ids: Sequence[str], owner: str, max_bytes: int) -> None:
         await trio.lowlevel.checkpoint()
         for peer_id in peer_ids:
             if (raw := self.contents.get(peer_id, {}).get(content_id)) is not None:
+                if len(raw) > max_bytes:
+                    raise TooLarge(f"{len(raw)} bytes, allowed are {max_bytes}")
                 self.blobs.put_bytes(raw, pin=owner)
                 return
         raise PeerUnreachable(f"nobody has {content_id.hex()[:8]}")
@@ -325,7 +329,7 @@ async def run_verifier(
     try:
         chain = Chain(gateway, database, poll_s=0.02)
         account = gateway.wallet.account
-        post = Post(chain, account, watch_all=watch_all, max_duties=8)
+        post = Post(chain, account, watch_all=watch_all)
         clock, records, traces = Clock(chain, gateway.now_ts()), Records(database), Traces()
         peers = MemoryPeers(blobs, market.traces, market.contents)
         bench = bench or PaperBench(market.truth)
@@ -337,7 +341,7 @@ async def run_verifier(
 
             tools = Tools(
                 chain=chain, clock=clock, records=records, judge=parts.judge(bench, fetcher, clock, post.job),
-                account=account, secret=market.world.verifier_secret(name), accuse=accuse,
+                account=account, secret=market.world.verifier_secret(name), accuse=accuse, job=post.job,
             )  # fmt: skip
             await nursery.start(post.run, tools, parts.makers)
             await nursery.start(chain.serve)

@@ -22,12 +22,12 @@ from tolsey.contracts.network_file import network_path
 from tolsey.protocol.encoding import keccak256
 from tolsey.protocol.lifecycle import Verdict, Vote
 from tolsey.protocol.units import StateRoot
+from tolsey.verifier.attempt import Judgement
 from tolsey.verifier.command import home_of, run_verifier
 from tolsey.verifier.compare import Finding
 from tolsey.verifier.config import VerifierConfig
 from tolsey.verifier.duty import DutyRun
-from tolsey.verifier.fetch import owner_of
-from tolsey.verifier.judging import Judge, Judgement, WindowAttempt
+from tolsey.verifier.judging import Judge
 from tolsey.verifier.panelist import Panelist
 from tolsey.verifier.post import Makers
 from tolsey.verifier.records import DUE, MISSED, DutyRecord
@@ -51,9 +51,7 @@ class FalseAccuser(Judge):
     """Accuses the first segment of its sample, with an invented root."""
 
     async def window(self, duty: Duty, segments: list[int]) -> Judgement:
-        attempt = WindowAttempt(
-            duty, segments, self._bench, self._fetcher, self._jobs, owner_of(duty.job_id, f"lie-{duty.draw.window}")
-        )
+        attempt = self.attempt(duty, segments)
         await attempt.once()  # fetches what the opening needs
         finding = Finding(
             kind=Verdict.MISMATCH,
