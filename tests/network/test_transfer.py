@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import threading
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import trio
@@ -17,6 +19,7 @@ from tolsey.network import partfile, pulling, transfer
 from tolsey.network.host import Host, Identity, Limits, open_host
 from tolsey.network.partfile import PartFile
 from tolsey.network.pulling import TooLarge
+from tolsey.network.scopes import leaves_of
 from tolsey.network.transfer import UploadCaps, fetch, serve_content
 from tolsey.network.wire import OP_DONE, OP_MANIFEST
 from tolsey.protocol.content import CHUNK_BYTES, ContentId, chunk_hash
@@ -149,7 +152,7 @@ async def test_fetch_source_gone_midway_other_carries_on(store, tmp_path):
     assert (tmp_path / "x").read_bytes() == raw
 
 
-async def test_fetch_taken_up_again_asks_only_for_the_rest(nodes, store, tmp_path):
+async def test_fetch_taken_up_again_asks_only_for_the_rest(nodes, store, tmp_path, eventually):
     held = store(os.urandom(MANY))
     async with nodes(2) as (a, b):
         serve_content(a, held)
@@ -167,6 +170,7 @@ async def test_fetch_taken_up_again_asks_only_for_the_rest(nodes, store, tmp_pat
         raw[rotten * CHUNK_BYTES] ^= 1
         (tmp_path / "x.part").write_bytes(raw)
         kept = (len((tmp_path / "x.done").read_bytes()) - 32) // 4 - 1
+        await eventually(lambda: not a._open)  # the first stream's last read is over
         held.reads.clear()
         await fetch(b, held.content_id, [source(a)], tmp_path / "x", max_bytes=MANY)
     assert (tmp_path / "x").read_bytes() == held.raw
@@ -282,6 +286,49 @@ async def test_serve_stream_ended_costs_only_within_a_frame(nodes, store, eventu
             await eventually(lambda: a._open)
         await eventually(lambda: not a._open)
         assert a.scores.score(b.peer_id) == pytest.approx(-costs, abs=0.1)
+
+
+class Breaking:
+    """A stream that breaks off after some turns, while the other task has the next word ready at each of them."""
+
+    peer_id = "peer"
+
+    def __init__(self, turns: int, raw: bytes) -> None:
+        self.turns, self.raw = turns, raw
+
+    async def give(self, *_: object) -> bytes:
+        await trio.lowlevel.checkpoint()
+        return self.raw
+
+    async def broken(self, *_: object) -> bytes:
+        for _turn in range(self.turns):
+            await trio.lowlevel.checkpoint()
+        raise PeerUnreachable("gone")
+
+
+@pytest.mark.parametrize("side", ["upload", "chunks"])
+async def test_stream_broken_at_any_turn_raises_that_alone(store, side):
+    held = store(b"x")
+
+    async def pay(_peer_id: str, _size: int) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def next_for(_peer_id: str) -> int:
+        return 0
+
+    for turns in 50 * list(range(1, 9)):
+        if side == "upload":
+            stream = Breaking(turns, transfer.Request(OP_MANIFEST, held.content_id).encode())
+            stream.read_frame, stream.write_frame = stream.give, stream.broken
+            run = transfer._Upload(stream, held, pay).run
+        else:
+            stream = Breaking(turns, b"")
+            stream.read_frame, stream.write_frame = stream.broken, stream.give
+            pull = SimpleNamespace(window=8, next_for=next_for, content_id=held.content_id)
+            run = partial(pulling.Source(pull, "peer", [])._chunks, stream)
+        with pytest.raises(ExceptionGroup) as caught:
+            await run()
+        assert [type(error) for error in leaves_of(caught.value)] == [PeerUnreachable]
 
 
 async def test_fetch_source_cannot_be_reached_is_not_blamed(nodes, store, tmp_path, monkeypatch):

@@ -267,7 +267,7 @@ class Source:
         send, receive = trio.open_memory_channel[int](self._pull.window)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._ask, stream, slots, send)
-            async with receive:
+            with receive:  # not async: nothing may happen between an error here and the end of the other task
                 async for index in receive:
                     with trio.fail_after(CHUNK_S):
                         reply = await stream.read_frame(CHUNK_HEADER_BYTES + CHUNK_BYTES)

@@ -115,7 +115,7 @@ class _Upload:
         send, receive = trio.open_memory_channel[tuple[bytes, ...]](READ_AHEAD)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._read_requests, send)
-            async with receive:
+            with receive:  # not async: nothing may happen between an error here and the end of the other task
                 async for parts in receive:
                     await self._pay(self._stream.peer_id, sum(map(len, parts)))
                     with trio.fail_after(SEND_S):
