@@ -137,14 +137,6 @@ class Access:
         finally:
             store.close()
 
-    def is_in_use(self, peer_key: bytes) -> bool:
-        """Whether another process serves this purchase now."""
-        try:
-            with self.blobs_of(peer_key):
-                return False
-        except StorageError:
-            return True
-
     @contextmanager
     def outbox_of(self, peer_key: bytes) -> Iterator[Database]:
         """The transactions of one purchase.

@@ -2,14 +2,15 @@
 
     1. pack       program, data and initial state into the purchase's own content store
     2. seal       a fresh secret and its hash chain; written down before any worker hears of it
-    3. ask        every listed worker of one numerics class, at once, while our host serves the contents
+    3. ask        every listed worker of one numerics class for a quote, while our host serves the contents
     4. plan       pure (plan.py): who fits, who does not and why, odds and clocks
     5. decide     the caller's yes; nothing has been signed so far
     6. fund       what the ledger lacks, by a signed permit; refused before it is sent where the wallet lacks it too
-    7. accept     the chosen offer is written down first, then sent through the outbox: once, whatever happens
+    7. claim      the same request, signed: the chosen worker makes a binding offer for what it quoted
+    8. accept     the offer is written down first, then sent through the outbox: once, whatever happens
 
-A no at step 5, or any failure before 7, locks nothing; asking again soon takes the same seal up again, because a worker
-gives the same request the same offer. Next in the flow: serve.py.
+A no at step 5, or any failure before 8, locks nothing, and a plan holds nobody's place: only a claim does, and only for
+money that lies in the market. Next in the flow: serve.py.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from tolsey.client import spec as specs
 from tolsey.client.access import Access
 from tolsey.client.ledger import Ledger
 from tolsey.client.peers import Peers, is_wanted, open_peers
-from tolsey.client.plan import Plan, Terms, examine, make_plan
+from tolsey.client.plan import Candidate, Plan, Terms, examine, make_plan
 from tolsey.client.records import Purchase
 from tolsey.client.serve import in_thread
 from tolsey.contracts.sender import Sender
@@ -43,7 +44,7 @@ from tolsey.errors import ConfigError, InsufficientFunds, LocalViolation, NoOffe
 from tolsey.network.identity import Identity
 from tolsey.protocol.job import JobSpec
 from tolsey.protocol.listing import Listing
-from tolsey.protocol.offer import seal_chain
+from tolsey.protocol.offer import Offer, seal_chain
 from tolsey.protocol.units import Account, ClassId, Seconds, StateRoot, TokenUnits
 from tolsey.protocol.wire import OfferRequest
 from tolsey.storage.blobs import BlobStore
@@ -55,8 +56,6 @@ if TYPE_CHECKING:
 DEFAULT_VERIFIERS = 3
 DEFAULT_SAMPLES = 2
 DEFAULT_VERDICT_FEE = "0.05"
-ADOPT_S = 300
-"""Longer than any offer binds; what was asked earlier is asked anew."""
 INPUT = "input"
 """Who pins the contents of a purchase in its store."""
 
@@ -79,21 +78,24 @@ class Shop:
         plan: what would happen. peers: the open host.
     """
 
-    def __init__(self, access: Access, peers: Peers, database: Database, intent: Purchase, plan: Plan) -> None:
+    def __init__(
+        self, access: Access, peers: Peers, database: Database, intent: Purchase, request: OfferRequest, plan: Plan
+    ) -> None:
         self._access, self.peers, self._intent, self.plan = access, peers, intent, plan
-        self._database = database
+        self._request, self._database = request, database
         self.accepted = False
 
     async def accept(self) -> tuple[Purchase, Sender]:
         """Locks the escrow; the purchase with its job id, and the sender that goes on with it.
 
         Raises:
-            InsufficientFunds: nothing was sent. Reverted: the market refused; nothing is locked.
+            InsufficientFunds: nothing was sent. NoOffer: nobody stood by the price; nothing is locked.
+            Reverted: the market refused; nothing is locked.
         """
-        offer, chosen = self.plan.offer, self.plan.chosen
         gateway = await trio.to_thread.run_sync(lambda: self._access.writer, abandon_on_cancel=True)
         sender = Sender(gateway, self._database)
-        await self._fund(sender, offer.escrow)
+        await self._fund(sender, self.plan.offer.escrow)
+        offer, chosen = await self._claim()
         job_id = offer.job_id(self._access.network.domain)
         table = self._access.purchases
         await table.choose(self._intent.seal, job_id, offer, chosen.signature, chosen.listing.peer_id)
@@ -102,6 +104,32 @@ class Shop:
         purchase = await table.of_job(job_id)
         assert purchase is not None, "it was written two lines above"
         return purchase, sender
+
+    async def _claim(self) -> tuple[Offer, Candidate]:
+        """A binding offer for what was quoted: of the chosen worker, else of another whose quote was no dearer."""
+        access, request, agreed = self._access, self._request, self.plan.offer.escrow
+        dropped: dict[str, str] = {}
+        for quoted in self.plan.candidates:
+            if quoted.offer is None or quoted.dropped or quoted.offer.escrow > agreed:
+                continue
+            digest = request.claim_digest(access.network.domain, quoted.account)
+            claim = dataclasses.replace(request, client_signature=access.wallet.sign_digest(digest))
+            answer = await self.peers.ask(quoted.listing, claim, self.plan.terms)
+            now_ts = await in_thread(access.reader.now_ts)
+            answer = examine(answer, claim, max_cost=agreed, now_ts=now_ts)
+            offer = answer.offer
+            if offer is None or answer.dropped:
+                dropped[quoted.account] = answer.dropped
+            elif offer != dataclasses.replace(quoted.offer, nonce=offer.nonce, expires_at=offer.expires_at):
+                dropped[quoted.account] = "offers other terms than it quoted"
+            else:
+                return offer, answer
+        reasons = "".join(f"\n    {account[:10]}…  {why}" for account, why in dropped.items())
+        raise NoOffer(
+            f"no worker stands by a quote of at most {access.money.text(agreed)}:{reasons}",
+            dropped=dropped,
+            fix="ask for new quotes: tolsey run again",
+        )
 
     async def _fund(self, sender: Sender, escrow: TokenUnits) -> None:
         gateway, account, money = self._access.writer, self._access.account, self._access.money
@@ -130,9 +158,8 @@ async def open_shop(access: Access, request: specs.Request, wishes: Wishes) -> A
     terms = await in_thread(_terms, access, request, wishes)
     account = access.account
     ledger = await in_thread(Ledger.read, access)
-    before = await _adoptable(access)
-    key = os.urandom(32) if before is None else before.peer_key
-    listen = f"/ip4/127.0.0.1/tcp/{_free_port()}" if before is None else before.listen
+    key = os.urandom(32)
+    listen = f"/ip4/127.0.0.1/tcp/{_free_port()}"
     folder = access.folder_of(key)
     shop: Shop | None = None
     try:
@@ -141,10 +168,11 @@ async def open_shop(access: Access, request: specs.Request, wishes: Wishes) -> A
             await trio.to_thread.run_sync(_pack, blobs, built)
             async with open_peers(access, ledger=ledger, identity=Identity(key), listen=listen, store=blobs) as peers:
                 sellers = await peers.sellers()
-                intent = _sealed(built, choose_class(sellers, terms, ledger), key, listen, before)
+                intent = _sealed(built, choose_class(sellers, terms, ledger), key, listen)
                 await access.purchases.keep(intent)
-                plan = await _ask(access, peers, sellers, intent, terms, account)
-                shop = Shop(access, peers, database, intent, plan)
+                asked = _asked(intent, terms, account)
+                plan = await _ask(access, peers, sellers, asked, terms)
+                shop = Shop(access, peers, database, intent, asked, plan)
                 yield shop
     finally:
         shutil.rmtree(folder / "built", ignore_errors=True)
@@ -172,10 +200,8 @@ def choose_class(sellers: Sequence[Listing], terms: Terms, ledger: Ledger) -> Cl
     return max(count, key=lambda class_id: (len(ledger.verifier_peers(class_id)), count[class_id], class_id))
 
 
-async def _ask(
-    access: Access, peers: Peers, sellers: Sequence[Listing], intent: Purchase, terms: Terms, account: Account
-) -> Plan:
-    request = OfferRequest(
+def _asked(intent: Purchase, terms: Terms, account: Account) -> OfferRequest:
+    return OfferRequest(
         spec=intent.spec,
         initial_root=intent.initial_root,
         client=account,
@@ -185,11 +211,14 @@ async def _ask(
         verdict_fee=terms.verdict_fee,
         clocks=terms.clocks,
     )
+
+
+async def _ask(access: Access, peers: Peers, sellers: Sequence[Listing], request: OfferRequest, terms: Terms) -> Plan:
     answers = await peers.ask_all(sellers, request, terms)
     now_ts = await in_thread(access.reader.now_ts)
     candidates = [examine(answer, request, max_cost=terms.max_cost, now_ts=now_ts) for answer in answers]
-    pool = await in_thread(access.reader.pool, intent.spec.class_id)
-    return make_plan(candidates, spec=intent.spec, terms=terms, pool_size=sum(who != NOBODY for who in pool))
+    pool = await in_thread(access.reader.pool, request.spec.class_id)
+    return make_plan(candidates, spec=request.spec, terms=terms, pool_size=sum(who != NOBODY for who in pool))
 
 
 def _terms(access: Access, request: specs.Request, wishes: Wishes) -> Terms:
@@ -222,20 +251,9 @@ def _first(*values: int | None) -> int:
     return next(value for value in values if value is not None)
 
 
-async def _adoptable(access: Access) -> Purchase | None:
-    """A purchase that was asked for a moment ago and not made, so that `run` after `plan` is the same request.
-
-    A signed offer holds its worker's place until it expires; the same request gets the same offer again, another one
-    would find the worker busy with the first.
-    """
-    found = await access.purchases.newest_intent(int(time.time()) - ADOPT_S)
-    return None if found is None or access.is_in_use(found.peer_key) else found
-
-
-def _sealed(built: BuiltJob, class_id: ClassId, key: bytes, listen: str, before: Purchase | None) -> Purchase:
+def _sealed(built: BuiltJob, class_id: ClassId, key: bytes, listen: str) -> Purchase:
     spec: JobSpec = specs.spec_of(built, class_id)
-    is_same = before is not None and before.spec == spec
-    secret = before.secret if before is not None and is_same else secrets.token_bytes(32)
+    secret = secrets.token_bytes(32)
     return Purchase(
         seal=seal_chain(secret, spec.window_count)[-1],
         secret=secret,

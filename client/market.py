@@ -150,8 +150,8 @@ class AsyncMarket:
         Args:
             job: `.toml` or `.py` file (spec.py).
             decide: sees the plan before anything is signed.
-            watch: told how it goes. tell: told "locking" and "accepted" with the job id, before and after the escrow
-                is locked, and "detached" with the process id.
+            watch: told how it goes. tell: told "locking" before the escrow is locked, "accepted" with the job id after
+                it, and "detached" with the process id.
             detach: leave the following to a process of its own and return at once.
             out: download the final checkpoint there.
             wishes: data, max_cost, verifiers, samples, on (buying.Wishes).
@@ -168,7 +168,7 @@ class AsyncMarket:
             shop: Shop = await stack.enter_async_context(open_shop(self.access, request, _wishes(wishes)))
             if not await trio.to_thread.run_sync(decide, shop.plan, abandon_on_cancel=True):
                 return None
-            tell("locking", shop.plan.offer.job_id(self.access.network.domain).hex())
+            tell("locking", None)
             purchase, sender = await shop.accept()
             job_id = _job_id(purchase)
             tell("accepted", job_id.hex())

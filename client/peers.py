@@ -82,11 +82,11 @@ class Peers:
         return sorted(self.book.listings(), key=lambda listing: (listing.min_price, listing.account))
 
     async def ask(self, listing: Listing, request: wire.OfferRequest, terms: Terms) -> Candidate:
-        """The worker's offer for a request, or the reason why there is none."""
+        """The worker's quote for a request, or its offer where we signed it; or the reason why there is none."""
         candidate = Candidate(listing=listing, eta_s=listing.eta_s(request.spec))
         domain = self._access.network.domain
         now_ts = await trio.to_thread.run_sync(self._access.reader.now_ts)
-        # A listing is minutes old, and its last place may be held by our own earlier request: ask all the same.
+        # A listing is minutes old, and a place may be free again: ask all the same.
         idle = dataclasses.replace(listing, busy=0)
         reason = (
             "is not among --on"
@@ -99,6 +99,8 @@ class Peers:
             reply = wire.OfferReply.decode(await self.call(listing, wire.OFFER, request.encode()))
             if reply.offer is None:
                 return dataclasses.replace(candidate, dropped=f"refuses: {reply.refusal}")
+            if request.client_signature == b"":
+                return dataclasses.replace(candidate, offer=reply.offer)
             if recover(reply.offer.job_id(domain), reply.signature).lower() != listing.account.lower():
                 return dataclasses.replace(candidate, dropped="sent an offer that it did not sign")
         except (NetworkError, RemoteViolation) as error:

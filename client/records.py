@@ -140,17 +140,6 @@ class Purchases:
         """Keeps what the worker said last, so that the loss curve outlives the worker."""
         await self._set(purchases.c.job_id == job_id, progress=progress.encode())
 
-    async def newest_intent(self, since: int) -> Purchase | None:
-        """The newest purchase written down after `since` (unix seconds) that was not made."""
-        statement = (
-            sa.select(purchases)
-            .where(purchases.c.job_id.is_(None), purchases.c.created_at >= since)
-            .order_by(purchases.c.created_at.desc())
-            .limit(1)
-        )
-        row = await self._run(lambda s: s.execute(statement).first(), write=False)
-        return None if row is None else _purchase(row)
-
     async def all(self) -> list[Purchase]:
         """Every purchase with a chosen offer, oldest first."""
         statement = (

@@ -52,7 +52,7 @@ class Screen:
         """Says that the job was accepted or left to a follower."""
         if event == "locking":
             self._left_behind = (
-                f"the escrow may be locked already: tolsey show {value[:12]} says, tolsey follow goes on"
+                "the escrow may be locked already: tolsey ps says, tolsey follow JOB goes on"
             )
         elif event == "accepted":
             self._left_behind = _goes_on(value[:12])

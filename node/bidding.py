@@ -2,8 +2,10 @@
 
 Two halves. The *rules* (`refusal`, `content_refusal`, `terms`) are pure: numbers in, one sentence or an offer out, so
 that each can be read and tested alone. The *bidder* walks a request through them in a numbered procedure, cheapest
-check first, and signs at the end. A signed offer binds, so it is written down before it leaves, it holds a place of
-the worker's capacity and a part of its bond until it expires, and the same request gets the same offer again.
+check first. Whoever only asks gets a *quote*: the same terms without a signature, which hold nothing, so that looking
+costs nobody a sale. An *offer* is for a client that signs its request and has the escrow free in the market: it binds,
+so it is written down before it leaves, it holds a place of the worker's capacity and a part of its bond until it
+expires, and the same request gets the same offer again. Money that covers one escrow holds one place here, not two.
 
 It refuses whatever it cannot check, in one sentence that names the two values that disagree; it never bargains.
 Next in the flow: worker.py, once the client has accepted.
@@ -14,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import secrets
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -21,6 +24,7 @@ from typing import Protocol
 import trio
 
 from tolsey.contracts.amounts import dollars
+from tolsey.contracts.wallet import recover
 from tolsey.errors import ConfigError, NetworkError, RemoteViolation, SpecInvalid, StorageError
 from tolsey.node.config import WorkerConfig
 from tolsey.node.records import OfferRecord, Records
@@ -28,7 +32,7 @@ from tolsey.protocol.encoding import address_word, keccak256
 from tolsey.protocol.job import JobSpec
 from tolsey.protocol.listing import Listing
 from tolsey.protocol.offer import Domain, Offer
-from tolsey.protocol.units import StateRoot, TokenUnits
+from tolsey.protocol.units import Account, StateRoot, TokenUnits
 from tolsey.protocol.wire import OfferReply, OfferRequest
 
 ANSWER_FLOOR_S = 10
@@ -39,6 +43,8 @@ WORK_TOLERANCE = 0.98
 """How far the spec's work may lie under our own count of it; two honest counts may round differently."""
 MAX_OPEN_OFFERS = 256
 """Rows kept for offers that were not accepted yet; capacity bounds them far earlier."""
+MAX_SURVEYS = 64
+"""Programs that were measured a moment ago, so that the offer after a quote needs no second look."""
 NO_ACCOUNT = "0x" + "0" * 40
 
 _log = logging.getLogger(__name__)
@@ -196,6 +202,7 @@ class Bidder:
 
     Args:
         standing: what the worker knows now; asks the chain.
+        free_of: token units that an account has free in the market; asks the chain.
         sign: signs a 32-byte digest with the worker's account.
         on_change: called when a place was promised, so that the listing is told anew.
     """
@@ -207,6 +214,7 @@ class Bidder:
         surveyor: Surveyor,
         *,
         standing: Callable[[], Awaitable[Standing]],
+        free_of: Callable[[Account], Awaitable[TokenUnits]],
         sign: Callable[[bytes], bytes],
         on_change: Callable[[], None],
     ) -> None:
@@ -214,13 +222,15 @@ class Bidder:
         self._records = records
         self._surveyor = surveyor
         self._standing = standing
+        self._free_of = free_of
+        self._surveys: OrderedDict[tuple[bytes, str], Survey] = OrderedDict()
         self._sign = sign
         self._on_change = on_change
-        self._one_at_a_time = trio.Lock()
+        self._looking, self._promising = trio.Lock(), trio.Lock()
         self.closed_because: str | None = "is starting"
 
     async def answer(self, peer_id: str, raw: bytes) -> OfferReply:
-        """A signed offer or a refusal for one request.
+        """A quote, a signed offer or a refusal for one request.
 
         Raises:
             RemoteViolation: the request is malformed.
@@ -233,32 +243,36 @@ class Bidder:
             return _no(error.message)
         if self.closed_because is not None:
             return _no(self.closed_because)
+        standing = await self._standing()
+        is_claim = request.client_signature != b""
+        if is_claim and not _is_signed(request, standing):
+            return _no(f"the request is not signed by {request.client}")
         # 2. The same request again gets the same offer, as long as that binds.
         request_hash = keccak256(request.encode())
-        if (known := await self._known(request_hash)) is not None:
+        if is_claim and (known := await self._known(request_hash, standing)) is not None:
             return OfferReply(offer=known.offer, signature=known.signature, refusal="")
         # 3. What the words alone rule out, before any byte is fetched.
-        if (why := refusal(request, await self._standing(), self._config)) is not None:
+        if (why := refusal(request, standing, self._config)) is not None:
             return _no(why)
         # 4. What the contents rule out: fetched, built and measured, one request at a time.
         try:
-            self._one_at_a_time.acquire_nowait()
-        except trio.WouldBlock:
-            return _no("is looking at another job, ask again")
-        try:
-            survey = await self._surveyor.survey(request.spec, peer_id)
+            survey = await self._survey(request.spec, peer_id)
             if (why := content_refusal(request, survey, await self._surveyor.room_bytes())) is not None:
                 return _no(why)
-            # 5. Time has passed: the place may be gone, the clock is later.
-            standing = await self._standing()
-            if (why := refusal(request, standing, self._config)) is not None:
-                return _no(why)
-            # 6. Signed, written down, told: in this order, because what was told binds.
-            return await self._promise(request, request_hash, standing, peer_id)
+            async with self._promising:
+                # 5. Time has passed: the place may be gone, the clock is later.
+                standing = await self._standing()
+                if (why := refusal(request, standing, self._config)) is not None:
+                    return _no(why)
+                # 6. A quote is words; an offer is for money that is there.
+                if not is_claim:
+                    return OfferReply(offer=terms(request, standing, self._config, nonce=0), signature=b"", refusal="")
+                if (why := await self._uncovered(request, standing)) is not None:
+                    return _no(why)
+                # 7. Signed, written down, told: in this order, because what was told binds.
+                return await self._promise(request, request_hash, standing, peer_id)
         except (ConfigError, RemoteViolation, NetworkError, StorageError) as error:
             return _no(error.message)
-        finally:
-            self._one_at_a_time.release()
 
     async def _promise(
         self, request: OfferRequest, request_hash: bytes, standing: Standing, peer_id: str
@@ -280,12 +294,54 @@ class Bidder:
         self._on_change()
         return OfferReply(offer=offer, signature=signature, refusal="")
 
-    async def _known(self, request_hash: bytes) -> OfferRecord | None:
-        now_ts = (await self._standing()).now_ts
+    async def _known(self, request_hash: bytes, standing: Standing) -> OfferRecord | None:
         for record in await self._records.open_offers():
-            if record.request_hash == request_hash and record.offer.expires_at > now_ts:
+            if record.request_hash == request_hash and record.offer.expires_at > standing.now_ts:
                 return record
         return None
+
+    async def _survey(self, spec: JobSpec, peer_id: str) -> Survey:
+        """What the program needs, measured once for each peer that serves it.
+
+        Raises:
+            NetworkError: another one is being measured.
+        """
+        key = (spec.spec_hash, peer_id)
+        if (known := self._surveys.get(key)) is not None:
+            return known
+        try:
+            self._looking.acquire_nowait()
+        except trio.WouldBlock:
+            raise NetworkError("is looking at another job, ask again") from None
+        try:
+            found = self._surveys[key] = await self._surveyor.survey(spec, peer_id)
+        finally:
+            self._looking.release()
+        if len(self._surveys) > MAX_SURVEYS:
+            self._surveys.popitem(last=False)
+        return found
+
+    async def _uncovered(self, request: OfferRequest, standing: Standing) -> str | None:
+        """The reason why the client's money does not cover this offer beside those it holds already, or None."""
+        escrow = terms(request, standing, self._config, nonce=0).escrow
+        held = sum(
+            record.offer.escrow
+            for record in await self._records.open_offers()
+            if record.offer.client.lower() == request.client.lower() and record.offer.expires_at >= standing.now_ts
+        )
+        free = await self._free_of(request.client)
+        if escrow + held <= free:
+            return None
+        beside = f" beside {dollars(held)} for offers made" if held else ""
+        return f"the escrow is {dollars(escrow)}{beside}, {request.client} has {dollars(free)} free in the market"
+
+
+def _is_signed(request: OfferRequest, standing: Standing) -> bool:
+    digest = request.claim_digest(standing.domain, standing.listing.account)
+    try:
+        return recover(digest, request.client_signature).lower() == request.client.lower()
+    except RemoteViolation:
+        return False
 
 
 def _no(why: str) -> OfferReply:

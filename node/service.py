@@ -134,6 +134,7 @@ async def run(
             records,
             executor,
             standing=shop.standing,
+            free_of=shop.free_of,
             sign=keys.wallet.sign_digest,
             on_change=publisher.changed,
         )

@@ -94,11 +94,16 @@ class Shop:
             expires_at=self._clock.wall_ts + LISTING_LIFE_S,
         )
 
+    async def free_of(self, account: Account) -> TokenUnits:
+        """Token units that an account has free in the market; asks the chain."""
+        free, _locked = await self._chain.run(self._chain.gateway.account, account)
+        return free
+
     async def standing(self) -> Standing:
         """What the bidder must know; asks the chain."""
         chain = self._chain
         open_offers, busy = await self._counts()
-        free, _locked = await chain.run(chain.gateway.account, self._account)
+        free = await self.free_of(self._account)
         params = await chain.run(chain.gateway.params)
         return Standing(
             domain=chain.gateway.domain,

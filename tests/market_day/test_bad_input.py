@@ -179,6 +179,14 @@ def test_run_too_little_money_says_how_much_is_missing(buyer: Buyer) -> None:
 
 
 @pytest.mark.usefixtures("nothing_lost")
+def test_run_after_a_plan_of_another_job_finds_the_place_free(buyer: Buyer) -> None:
+    planned = buyer.type("plan", str(buyer.job("seed = 5\n")), "--json")
+    assert planned.returncode == 0, planned.stderr
+    done = buyer.type("run", str(buyer.job("seed = 6\n")), "--yes", "--json")
+    refused(done, InsufficientFunds.exit_code, "the escrow is")  # an offer was found; only the money was not
+
+
+@pytest.mark.usefixtures("nothing_lost")
 def test_run_chain_down_names_the_endpoint(buyer: Buyer) -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as taken:
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"

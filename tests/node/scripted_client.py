@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy
@@ -78,6 +79,7 @@ class ScriptedClient:
         world.as_("carol")
 
     def request(self, clocks: Clocks = QUICK) -> OfferRequest:
+        """What we want; a quote comes back, until it is signed for a worker (`claim`)."""
         return OfferRequest(
             spec=self.spec,
             initial_root=StateRoot(self.built.initial_root),
@@ -90,10 +92,15 @@ class ScriptedClient:
         )
 
     async def ask(self, worker_addr: str, request: OfferRequest | None = None) -> OfferReply:
-        """The worker's answer to our request."""
+        """The worker's offer for our request, or its refusal: first its quote, then, signed to it by name, its word."""
         peer_id = await self.host.connect(worker_addr)
-        raw = (request or self.request()).encode()
-        return OfferReply.decode(await rpc_of(OFFER).call(self.host, peer_id, raw))
+        request = request or self.request()
+        reply = OfferReply.decode(await rpc_of(OFFER).call(self.host, peer_id, request.encode()))
+        if reply.offer is None:
+            return reply
+        digest = request.claim_digest(self.world.network.domain, reply.offer.worker)
+        claim = replace(request, client_signature=self.world.wallet("carol").sign_digest(digest))
+        return OfferReply.decode(await rpc_of(OFFER).call(self.host, peer_id, claim.encode()))
 
     async def accept(self, reply: OfferReply) -> tuple[Offer, JobId]:
         """Puts the offer on chain."""

@@ -146,6 +146,8 @@ class World:
     def __init__(self, database: Database) -> None:
         self.records = Records(database)
         self.wallet = Wallet.from_private_key(b"\x07" * 32)
+        self.client = Wallet.from_private_key(b"\x08" * 32)
+        self.client_free = 10_000_000
         self.survey_result: Survey | Exception = SURVEY
         self.surveys = 0
         self.changes = 0
@@ -155,6 +157,7 @@ class World:
             self.records,
             self,
             standing=self.now,
+            free_of=self.free_of,
             sign=self.wallet.sign_digest,
             on_change=self.changed,
         )
@@ -163,6 +166,9 @@ class World:
     async def now(self) -> Standing:
         records = [o for o in await self.records.open_offers() if o.offer.expires_at >= self.standing.now_ts]
         return dataclasses.replace(self.standing, open_offers=len(records))
+
+    async def free_of(self, account: Account) -> TokenUnits:
+        return TokenUnits(self.client_free if account == self.client.account else 0)
 
     def changed(self) -> None:
         self.changes += 1
@@ -176,8 +182,15 @@ class World:
     async def room_bytes(self) -> int:
         return 1 << 30
 
-    async def ask(self, request: OfferRequest | None = None) -> OfferReply:
+    async def quote(self, request: OfferRequest | None = None) -> OfferReply:
         return await self.bidder.answer(worlds.GOOD_PEER, (request or worlds.request()).encode())
+
+    async def ask(self, *, signer: Wallet | None = None, worker: Account | None = None, **changes: Any) -> OfferReply:
+        """The answer to a claim of our client, signed as it must be unless told otherwise."""
+        request = worlds.request(client=self.client.account, **changes)
+        digest = request.claim_digest(worlds.DOMAIN, worker or self.wallet.account)
+        signature = (signer or self.client).sign_digest(digest)
+        return await self.quote(dataclasses.replace(request, client_signature=signature))
 
 
 @pytest.fixture
@@ -204,14 +217,56 @@ async def test_answer_same_request_gets_the_same_offer_without_new_work(world: W
 
 async def test_answer_second_client_is_refused_while_the_place_is_promised(world: World) -> None:
     await world.ask()
-    reply = await world.ask(worlds.request(client_seal=b"\x77" * 32))
+    reply = await world.ask(client_seal=b"\x77" * 32)
     assert reply.offer is None and "has promised 1" in reply.refusal
+
+
+async def test_answer_quotes_hold_no_place_however_many_are_asked_for(world: World) -> None:
+    for number in range(5):
+        reply = await world.quote(worlds.request(client_seal=bytes([number]) * 32))
+        assert reply.offer is not None and reply.signature == b""
+    assert await world.records.open_offers() == [] and world.changes == 0
+    bought = await world.ask()
+    assert bought.offer is not None and len(bought.signature) == 65
+
+
+async def test_answer_offer_is_what_was_quoted(world: World) -> None:
+    quoted = (await world.quote(worlds.request(client=world.client.account))).offer
+    offered = (await world.ask()).offer
+    assert quoted is not None and offered is not None
+    assert dataclasses.replace(quoted, nonce=offered.nonce) == offered
+    assert world.surveys == 1
+
+
+async def test_answer_claim_without_the_escrow_in_the_market_holds_no_place(world: World) -> None:
+    world.client_free = 1_029_999  # a price of 1, three verdicts of 0.01: one unit short
+    reply = await world.ask()
+    assert reply.offer is None and "the escrow is 1.03" in reply.refusal
+    assert await world.records.open_offers() == []
+
+
+async def test_answer_one_escrow_holds_one_place(world: World) -> None:
+    world.standing = dataclasses.replace(
+        world.standing, listing=worlds.listing(account=world.wallet.account, capacity=2)
+    )
+    world.client_free = 2_000_000
+    assert (await world.ask()).offer is not None
+    reply = await world.ask(client_seal=b"\x77" * 32)
+    assert reply.offer is None and "beside 1.03 for offers made" in reply.refusal
+
+
+async def test_answer_claim_in_anothers_name_or_for_another_worker_is_refused(world: World) -> None:
+    for reply in (await world.ask(signer=world.wallet), await world.ask(worker=worlds.WORKER)):
+        assert reply.offer is None and "is not signed by" in reply.refusal
+    assert world.surveys == 0
 
 
 async def test_answer_after_expiry_offers_anew(world: World) -> None:
     first = await world.ask()
     world.standing = dataclasses.replace(world.standing, now_ts=worlds.NOW + CONFIG.offer_ttl_s + 1)
-    world.standing = dataclasses.replace(world.standing, listing=worlds.listing(expires_at=worlds.NOW + 1_000))
+    world.standing = dataclasses.replace(
+        world.standing, listing=dataclasses.replace(world.standing.listing, expires_at=worlds.NOW + 1_000)
+    )
     again = await world.ask()
     assert again.offer is not None and first.offer is not None
     assert again.offer.nonce != first.offer.nonce

@@ -41,6 +41,7 @@ TAG_STEPS = b"tolsey/steps/1"
 TAG_CLASS = b"tolsey/class/1"
 TAG_LISTING = b"tolsey/listing/1"
 TAG_BINDING = b"tolsey/binding/1"
+TAG_CLAIM = b"tolsey/claim/1"
 
 
 MAX_JSON_DEPTH = 64

@@ -4,7 +4,7 @@ Every protocol is one bounded request and one bounded reply (network/rpc.py fram
 id (network/transfer.py). Replies are claims: whoever acts on one checks it against the chain or a hash first.
 
     book     any peer -> listings it knows           signed by their accounts
-    offer    client -> worker: spec and wishes       reply: signed Offer, or why not
+    offer    client -> worker: spec and wishes       reply: a quote, or an Offer where the client signed; or why not
     progress anyone -> worker: how a job goes        not signed, for eyes only
     trace    anyone -> worker: segments of a window  checked against the window root on chain
     steps    challenger -> worker: step roots        checked by replay
@@ -12,15 +12,16 @@ id (network/transfer.py). Replies are claims: whoever acts on one checks it agai
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from tolsey.errors import RemoteViolation
 from tolsey.protocol.content import ContentId
-from tolsey.protocol.encoding import address_word, canonical_json, parse_canonical_json
+from tolsey.protocol.encoding import TAG_CLAIM, address_word, canonical_json, keccak256, parse_canonical_json
 from tolsey.protocol.job import MAX_SPEC_BYTES, JobSpec
-from tolsey.protocol.offer import Clocks, Offer
+from tolsey.protocol.offer import Clocks, Domain, Offer
 from tolsey.protocol.units import Account, JobId, Seconds, StateRoot, TokenUnits
 
 T = TypeVar("T")
@@ -70,7 +71,12 @@ class SignedListing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OfferRequest:
-    """What a client asks a worker to price. Field meanings as in Offer."""
+    """What a client asks a worker to price. Field meanings as in Offer.
+
+    Attributes:
+        client_signature: empty asks for a quote, which binds nobody; the client's 65 bytes over `claim_digest` ask for
+            an offer, which holds a place of the worker.
+    """
 
     spec: JobSpec
     initial_root: StateRoot
@@ -80,6 +86,12 @@ class OfferRequest:
     sample_count: int
     verdict_fee: TokenUnits
     clocks: Clocks
+    client_signature: bytes = b""
+
+    def claim_digest(self, domain: Domain, worker: Account) -> bytes:
+        """What the client signs to be made an offer: this request, to this worker and nobody else."""
+        asked = dataclasses.replace(self, client_signature=b"").encode()
+        return domain.record_digest(TAG_CLAIM, keccak256(address_word(worker), asked))
 
     def encode(self) -> bytes:
         return canonical_json(
@@ -88,6 +100,7 @@ class OfferRequest:
                 "initial_root": self.initial_root.hex(),
                 "client": self.client,
                 "client_seal": self.client_seal.hex(),
+                "client_signature": self.client_signature.hex(),
                 "verifier_count": self.verifier_count,
                 "sample_count": self.sample_count,
                 "verdict_fee": self.verdict_fee,
@@ -111,6 +124,7 @@ class OfferRequest:
             initial_root=StateRoot(body.hash("initial_root")),
             client=body.account("client"),
             client_seal=body.hash("client_seal"),
+            client_signature=body.signature("client_signature"),
             verifier_count=body.integer("verifier_count", 7),
             sample_count=body.integer("sample_count", 1024),
             verdict_fee=TokenUnits(body.integer("verdict_fee", (1 << 96) - 1)),
@@ -125,7 +139,7 @@ class OfferRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OfferReply:
-    """A signed offer, or the reason why there is none."""
+    """An offer or the reason why there is none; without a signature the offer is a quote, which binds nobody."""
 
     offer: Offer | None
     signature: bytes
@@ -146,10 +160,7 @@ class OfferReply:
         refusal = body.get("refusal", str)[:500]
         if body.value.get("offer") is None:
             return cls(offer=None, signature=b"", refusal=refusal or "no reason given")
-        signature = _unhex("signature", body.get("signature", str))
-        if len(signature) != 65:
-            raise RemoteViolation(f"signature of {len(signature)} bytes, 65 are due")
-        return cls(offer=Offer.from_json(body.value["offer"]), signature=signature, refusal="")
+        return cls(offer=Offer.from_json(body.value["offer"]), signature=body.signature("signature"), refusal="")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -317,6 +328,13 @@ class _Body:
         except ValueError as error:
             raise RemoteViolation(f"{name}: {error}") from error
         return Account(item)
+
+    def signature(self, name: str) -> bytes:
+        """65 bytes, or none where nobody signed."""
+        found = _unhex(name, self.get(name, str))
+        if len(found) not in (0, 65):
+            raise RemoteViolation(f"{name} of {len(found)} bytes, 65 are due")
+        return found
 
     def hash(self, name: str) -> bytes:
         return _hash(name, self.value.get(name))
