@@ -158,10 +158,12 @@ class AsyncMarket:
 
         Raises:
             NoOffer, InsufficientFunds, SpecInvalid, Reverted: nothing was bought.
+            ConfigError: the same; also where there is no folder for `out`.
 
         Cancelled while `decide` thinks, it leaves at once; its thread is left to end by itself.
         """
         started = time.monotonic()
+        _check_folder(out)
         request = specs.read_request(Path(job))
         first = _FirstStep(watch, started)
         async with AsyncExitStack() as stack:
@@ -240,9 +242,12 @@ class AsyncMarket:
         """Downloads the last paid checkpoint and checks it against the root on chain.
 
         Raises:
-            ConfigError: no window was paid. CheckpointUnavailable: nobody serves it now.
+            ConfigError: no window was paid, or there is no folder for `out` or `plot`.
+            CheckpointUnavailable: nobody serves it now.
             ProofInvalid: what is served is not what was committed; nothing is left on disk.
         """
+        _check_folder(out)
+        _check_folder(plot)
         log, purchase = await self._find(job)
         ledger = await in_thread(Ledger.read, self.access)
         async with open_peers(self.access, ledger=ledger) as peers:
@@ -550,6 +555,18 @@ def _wishes(given: dict[str, Any]) -> Wishes:
         on: str | Sequence[str] = cleaned["on"]
         cleaned["on"] = tuple(on.split(",")) if isinstance(on, str) else tuple(on)
     return Wishes(**cleaned)
+
+
+def _check_folder(path: Path | str | None) -> None:
+    """Refuses a file whose folder is not there, before anything is bought or fetched for it."""
+    if path is None:
+        return
+    if not Path(path).parent.is_dir():
+        raise ConfigError(f"there is no folder {Path(path).parent} for {path}", fix=f"mkdir -p {Path(path).parent}")
+    if Path(path).is_dir():
+        raise ConfigError(
+            f"{path} is a folder; a file is due", fix=f"name a file in it: {Path(path) / 'model.safetensors'}"
+        )
 
 
 def _job_id(purchase: Purchase) -> JobId:

@@ -99,8 +99,12 @@ def read_request(path: Path) -> Request:
         with path.open("rb") as opened:
             raw = opened.read(MAX_FILE_BYTES + 1)
         text = raw.decode()
-    except (OSError, UnicodeDecodeError) as cause:
-        raise ConfigError(f"{path} cannot be read: {cause}") from cause
+    except OSError as cause:
+        raise ConfigError(
+            f"{path} cannot be read: {cause.strerror}", fix=f"check the path: ls {path.parent}"
+        ) from cause
+    except UnicodeDecodeError as cause:
+        raise ConfigError(f"{path} is no text: {cause.reason}", fix="write the job file as UTF-8") from cause
     if len(raw) > MAX_FILE_BYTES:
         raise SpecInvalid(f"{path} has more than {MAX_FILE_BYTES} bytes")
     return parse_request(text, source=path)
@@ -210,7 +214,8 @@ def build(request: Request, folder: Path, *, data: Path | None = None) -> BuiltJ
         job = dataclasses.replace(job, **changes)
     except TypeError as cause:
         raise SpecInvalid(f"{request.file}: {cause}") from cause
-    built: BuiltJob = author.build(job, folder)
+    with author.blamed_on(request.file):
+        built: BuiltJob = author.build(job, folder)
     expected = (request.data_content or "").lower().removeprefix("0x")
     if expected and not built.dataset_id.hex().startswith(expected):
         raise SpecInvalid(

@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tolsey.client import cli
+from tolsey.client.market import Market
 from tolsey.errors import ChainUnavailable, ConfigError, LocalViolation, NoOffer
 
 HEAVY = ("torch", "web3", "libp2p", "sqlalchemy", "matplotlib")
@@ -160,6 +161,23 @@ def test_foreign_command_that_cannot_be_loaded_names_the_extra(monkeypatch: pyte
     with pytest.raises(ConfigError) as caught:
         cli.load("worker")
     assert caught.value.fix == "pip install 'tolsey[torch]'"
+
+
+@pytest.mark.parametrize("option", ["--out", "--plot"])
+def test_get_into_a_folder_that_is_not_there_is_refused_before_the_chain_is_asked(tmp_path: Path, option: str) -> None:
+    network = tmp_path / "network.toml"
+    network.write_text(NETWORK)
+    for path, words in ((tmp_path / "absent" / "l.png", "there is no folder"), (tmp_path, "is a folder")):
+        result = CliRunner().invoke(cli.app, ["get", "ab", option, str(path), "--network", str(network)])
+        assert isinstance(result.exception, ConfigError) and words in result.exception.message
+    assert not (tmp_path / "absent").exists()
+
+
+def test_run_out_into_a_folder_that_is_not_there_is_refused_before_anything_is_bought(tmp_path: Path) -> None:
+    (tmp_path / "network.toml").write_text(NETWORK)
+    market = Market.open(network=tmp_path / "network.toml")
+    with pytest.raises(ConfigError, match="there is no folder"):
+        market.run(tmp_path / "job.py", out=tmp_path / "absent" / "x")
 
 
 def test_json_errors_leave_standard_output_empty(tmp_path: Path) -> None:

@@ -113,6 +113,20 @@ job = Job(name="tiny", model=lambda: torch.nn.Sequential(torch.nn.Embedding(256,
 """
 
 
+def test_build_model_that_raises_names_its_line(tmp_path: Path) -> None:
+    file = tmp_path / "job.py"
+    text = JOB.format(text=str(Path(__file__))).replace("torch.nn.Embedding(256, 4)", "torch.nn.Embedding(256, nosuch)")
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=r"job\.py line 4: NameError: name 'nosuch' is not defined"):
+        spec.build(spec.Request(file=file), tmp_path / "built")
+
+
+def test_request_missing_toml_file_says_where_to_look(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nosuch\.toml cannot be read: No such file") as caught:
+        spec.read_request(tmp_path / "nosuch.toml")
+    assert caught.value.fix == f"check the path: ls {tmp_path}"
+
+
 def test_build_data_replaced_and_checked_against_its_hash(tmp_path: Path) -> None:
     text, other = tmp_path / "a.txt", tmp_path / "b.txt"
     text.write_text("the quick brown fox " * 20)

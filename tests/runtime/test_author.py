@@ -80,6 +80,31 @@ def test_load_file_without_job_refused(tmp_path: Path, text: str, message: str) 
         author.load(tmp_path / "f.py")
 
 
+@pytest.mark.parametrize(
+    ("text", "line", "words"),
+    [
+        ("import os\n\n1 / 0\n", 3, "ZeroDivisionError: division by zero"),
+        ("def f():\n    raise KeyError('x')\nf()\n", 2, "KeyError: 'x'"),
+        ("job = (\n", 1, "SyntaxError: '(' was never closed"),
+        ("import nosuchmodule\n", 1, "ModuleNotFoundError: No module named 'nosuchmodule'"),
+        ("import sys\nsys.exit(3)\n", 2, "SystemExit: 3"),
+    ],
+)
+def test_load_file_that_raises_names_line_and_error(tmp_path: Path, text: str, line: int, words: str) -> None:
+    path = tmp_path / "job.py"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        author.load(path)
+    assert f"job.py line {line}: {words}" in caught.value.message
+
+
+def test_blamed_on_passes_what_the_file_did_not_raise(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), author.blamed_on(tmp_path / "job.py"):
+        1 / 0  # noqa: B018  # our own fault
+    with pytest.raises(SpecInvalid), author.blamed_on(Path(__file__)):
+        raise SpecInvalid("said already")
+
+
 def test_load_missing_file_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no job file"):
         author.load(tmp_path / "none.py")

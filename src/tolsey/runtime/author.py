@@ -17,7 +17,9 @@ from __future__ import annotations
 import pydoc_data
 import runpy
 import sys
-from collections.abc import Callable, Mapping
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -25,7 +27,7 @@ from typing import Any, Final
 
 from torch import nn
 
-from tolsey.errors import ConfigError, SpecInvalid
+from tolsey.errors import ConfigError, SpecInvalid, TolseyError
 from tolsey.protocol.checkpoint import StateRoot
 from tolsey.protocol.content import ContentId, content_id_of_bytes
 from tolsey.runtime import cost, dataset, state
@@ -43,6 +45,7 @@ __all__ = [
     "Learning",
     "adamw",
     "arrays",
+    "blamed_on",
     "build",
     "constant",
     "cosine",
@@ -169,19 +172,46 @@ def load(path: Path) -> Job:
     """The `job` that a user's Python file defines.
 
     Raises:
-        ConfigError: no such file, or it defines no `job` of type Job.
+        ConfigError: no such file, it raises, or it defines no `job` of type Job.
     """
     if not path.is_file():
         raise ConfigError(f"there is no job file {path}")
     sys.path.insert(0, str(path.resolve().parent))
     try:
-        found = runpy.run_path(str(path), run_name="tolsey_job").get("job")
+        with blamed_on(path):
+            found = runpy.run_path(str(path), run_name="tolsey_job").get("job")
     finally:
         sys.path.pop(0)
     if not isinstance(found, Job):
         what = type(found).__name__
         raise ConfigError(f"{path} defines {what} under the name job", fix="end it with: job = Job(...)")
     return found
+
+
+@contextmanager
+def blamed_on(path: Path) -> Iterator[None]:
+    """Turns what the author's own code raises into an error that names its line; what it does not raise passes.
+
+    Raises:
+        ConfigError: the code in `path`, or what it called, raised or asked to exit; or it is no Python.
+    """
+    try:
+        yield
+    except TolseyError:
+        raise
+    except (Exception, SystemExit) as cause:
+        line = _line_in(path, cause)
+        if line is None:
+            raise
+        raise ConfigError(f"{path} line {line}: {type(cause).__name__}: {cause}", fix=f"correct {path}") from cause
+
+
+def _line_in(path: Path, cause: BaseException) -> int | None:
+    """The line of `path` at which it went wrong; None where nothing of that file ran."""
+    if isinstance(cause, SyntaxError) and cause.filename == str(path):
+        return cause.lineno
+    frames = traceback.extract_tb(cause.__traceback__)
+    return next((frame.lineno for frame in reversed(frames) if frame.filename == str(path)), None)
 
 
 def build(job: Job, folder: Path) -> BuiltJob:
