@@ -431,3 +431,29 @@ def test_partfile_journal_of_other_content_ignored(store, tmp_path):
     part.finish()
     part.close()
     assert (tmp_path / "x").read_bytes() == b"other"
+
+
+def test_partfile_flushed_on_the_way_not_all_at_the_end(store, tmp_path, monkeypatch):
+    monkeypatch.setattr(partfile, "FLUSH_CHUNKS", 4)
+    flushed, flush = [], os.fdatasync
+    monkeypatch.setattr(partfile.os, "fdatasync", lambda fd: flushed.append(len(part.done)) or flush(fd))
+    held = store(os.urandom(MANY))
+    part = PartFile(tmp_path / "x", held.held)
+    for index in range(13):
+        part.write(index, held.read_chunk(held.content_id, index))
+    part.finish()
+    assert flushed == [4, 8, 12] and (tmp_path / "x").read_bytes() == held.raw
+
+
+def test_partfile_flush_refused_is_said_at_once(store, tmp_path, monkeypatch):
+    def failing(_fd):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(partfile, "FLUSH_CHUNKS", 1)
+    monkeypatch.setattr(partfile.os, "fdatasync", failing)
+    held = store(os.urandom(2 * CHUNK_BYTES))
+    part = PartFile(tmp_path / "x", held.held)
+    part.write(0, held.read_chunk(held.content_id, 0))
+    with pytest.raises(StorageError, match="Input/output error"):
+        part.write(1, held.read_chunk(held.content_id, 1))
+    part.close()

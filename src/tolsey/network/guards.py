@@ -23,8 +23,9 @@ import logging
 import os
 import struct
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from importlib.metadata import version
+from types import ModuleType
 from typing import Any
 
 import trio
@@ -63,7 +64,7 @@ CONNECTION_BUFFER_BYTES = 24 << 20
 """All unread bytes of one connection; one stream at full window fits, two do not (the second peer pays)."""
 FRAME_PAYLOAD_BYTES = 65535 - 16 - yamux.HEADER_SIZE
 """65507: one yamux frame in one noise record (65535 with its 16-byte tag); one byte more costs two records."""
-FRAMES_PER_WRITE = 4
+WRITE_BYTES = 4 * FRAME_PAYLOAD_BYTES
 """Handed to the socket at once: a quarter of the steps, and other streams wait for 256 kB at most."""
 WINDOW_WAIT_S = 120.0
 FRAME_WRITE_S = 15.0
@@ -81,7 +82,7 @@ _HOST_PARTS = {"ip4", "ip6", "dns", "dns4", "dns6", "p2p"}
 _log = logging.getLogger(__name__)
 _applied = False
 
-ORIGINALS: dict[tuple[type, str], object] = {}
+ORIGINALS: dict[tuple[type | ModuleType, str], object] = {}
 """What `apply` replaced: the tests put it back one by one to see each fault again."""
 
 StreamHandler = Callable[[INetStream], Awaitable[None]]
@@ -121,7 +122,7 @@ def apply() -> None:
     _applied = True
 
 
-def _patch(owner: type, name: str, replacement: object) -> None:
+def _patch(owner: type | ModuleType, name: str, replacement: object) -> None:
     if not isinstance(replacement, property):  # those two are set on the instances, not on the class
         ORIGINALS[owner, name] = getattr(owner, name)
     setattr(owner, name, replacement)
@@ -237,21 +238,24 @@ class WindowOverrun(trio.TooSlowError):
     """A peer sent more than its window. (The read loop closes the connection on this base class alone.)"""
 
 
-class _Buffer(bytearray):
-    def __init__(self, owner: _Buffers, start: bytes | bytearray = b"") -> None:
-        super().__init__(start)
+class _Buffer(records.Pieces):
+    __slots__ = ("_owner",)
+
+    def __init__(self, owner: _Buffers) -> None:
+        super().__init__()
         self._owner = owner
 
-    def extend(self, data: Iterable[Any]) -> None:
-        size = len(data)  # type: ignore[arg-type]  # the read loop passes bytes
+    def extend(self, raw: bytes | memoryview) -> None:
+        size = len(raw)
         if len(self) + size > STREAM_BUFFER_BYTES or self._owner.unread() + size > CONNECTION_BUFFER_BYTES:
             raise WindowOverrun(f"{len(self) + size} bytes unread, allowed are {STREAM_BUFFER_BYTES}")
-        super().extend(data)
+        super().extend(raw)
 
 
-class _Buffers(dict[int, bytearray]):
+class _Buffers(dict[int, Any]):
     def __setitem__(self, stream_id: int, start: bytearray) -> None:
-        super().__setitem__(stream_id, _Buffer(self, start))
+        assert not start  # of the library; it puts an empty one here for each new stream
+        super().__setitem__(stream_id, _Buffer(self))
 
     def unread(self) -> int:
         return sum(map(len, self.values()))
@@ -261,6 +265,8 @@ def _bounded_buffers(original: Any) -> Any:
     def init(self: yamux.Yamux, *args: Any, **kwargs: Any) -> None:
         original(self, *args, **kwargs)
         self.stream_buffers = _Buffers()
+        self._write_lock = records.QuickLock()  # type: ignore[assignment]  # entered and left, nothing else
+        self.secured_conn.__dict__["tolsey_muxer"] = self  # records.read_header puts data into its buffers
 
     return init
 
@@ -310,7 +316,7 @@ def _waking_property(name: str) -> property:
     return property(read, store)
 
 
-async def _write(self: yamux.YamuxStream, data: bytes) -> None:
+async def _write(self: yamux.YamuxStream, data: bytes | memoryview) -> None:
     view, sent = memoryview(data), 0
     while sent < len(view) or not sent:
         if self.closed or self.send_closed:
@@ -318,7 +324,7 @@ async def _write(self: yamux.YamuxStream, data: bytes) -> None:
         if self.send_window <= 0:
             await _window(self)
             continue
-        size = min(self.send_window, FRAMES_PER_WRITE * FRAME_PAYLOAD_BYTES, len(view) - sent)
+        size = min(self.send_window, WRITE_BYTES, len(view) - sent)
         self.send_window -= size
         await self.conn._write_frame(b"".join(_frames(self.stream_id, view[sent : sent + size])))
         sent += size
@@ -350,7 +356,7 @@ async def _write_frame(self: yamux.Yamux, data: bytes) -> None:
     if scope.cancelled_caught:
         await quietly(self.secured_conn.close())
         raise ConnectionClosedError(f"peer took no bytes for {FRAME_WRITE_S} s")
-    await trio.lowlevel.checkpoint()
+    await trio.lowlevel.checkpoint_if_cancelled()
 
 
 # GUARD 7

@@ -18,6 +18,9 @@ from tolsey.protocol.content import CHUNK_BYTES, Manifest, chunk_hash
 REGION_BYTES = 32 << 20
 """Disk space is taken in pieces of this size, before the first chunk of each: writing into holes was measured to be
 five times slower on ext4 (300 MB: 1.1 s and 0.2 s), and a full disk is noticed at once."""
+FLUSH_CHUNKS = 64
+"""Chunks written before they are flushed, in one thread while the others go on: what is on disk already has not to be
+waited for at the end (1 GB: 0.4 s of 3, and much more where the disk is slower than the line)."""
 _INDEX_BYTES = 4
 
 
@@ -41,6 +44,7 @@ class PartFile:
         self.journal = into.with_name(into.name + ".done")
         self.done: set[int] = set()
         self._allocating, self._allocated = threading.Lock(), set[int]()
+        self._flushing, self._flushed = threading.Lock(), 0
         try:
             into.parent.mkdir(parents=True, exist_ok=True)
             self._fd = os.open(self.part, os.O_RDWR | os.O_CREAT, 0o600)
@@ -71,6 +75,7 @@ class PartFile:
             self._allocate(index * CHUNK_BYTES // REGION_BYTES)
             _write_all(self._fd, chunk, index * CHUNK_BYTES)
             os.write(self._journal_fd, index.to_bytes(_INDEX_BYTES, "big"))
+            self._flush_some()
         except OSError as error:
             raise StorageError(f"cannot write {self.part}: {error.strerror}", fix="make room on the disk") from error
         self.done.add(index)
@@ -104,6 +109,16 @@ class PartFile:
                 start = region * REGION_BYTES
                 os.posix_fallocate(self._fd, start, min(REGION_BYTES, self.manifest.size_bytes - start))
                 self._allocated.add(region)
+
+    def _flush_some(self) -> None:
+        written = len(self.done)
+        if written - self._flushed < FLUSH_CHUNKS or not self._flushing.acquire(blocking=False):
+            return
+        try:
+            os.fdatasync(self._fd)
+            self._flushed = written
+        finally:
+            self._flushing.release()
 
     def _resume(self) -> None:
         content_id = self.manifest.content_id

@@ -15,7 +15,8 @@ from libp2p.abc import INetStream
 
 from tolsey.errors import PeerUnreachable, RemoteViolation
 from tolsey.network.budgets import Budget
-from tolsey.network.guards import LIBRARY_ERRORS, quietly
+from tolsey.network.guards import LIBRARY_ERRORS, WRITE_BYTES, quietly
+from tolsey.network.records import Whole
 
 READ_BYTES = 65536
 
@@ -64,7 +65,7 @@ class Stream:
     async def _exactly(self, size: int, *, inside: bool) -> bytes:
         buffer = self._buffer
         while len(buffer) < size:
-            more = await self._read(size - len(buffer))
+            more = await self._read(Whole(size - len(buffer)))
             if not more:
                 ended = StreamCut if inside or buffer else StreamEnded
                 raise ended(f"{self.peer_id} ended {self.protocol} after {len(buffer)} of {size} bytes")
@@ -102,21 +103,25 @@ class Stream:
         """The payload after `read_frame_size`; an end before it has all arrived is a StreamCut."""
         return await self._exactly(size, inside=True)
 
-    async def write(self, raw: bytes) -> None:
+    async def write(self, raw: bytes | memoryview) -> None:
         """Sends all of `raw`.
 
         Raises:
             PeerUnreachable: the peer is gone or takes nothing.
         """
         try:
-            await self._inner.write(raw)
+            await self._inner.write(raw)  # type: ignore[arg-type]  # guards.py slices it and does no more
         except LIBRARY_ERRORS as error:
             raise PeerUnreachable(f"{self.peer_id} takes nothing on {self.protocol}: {error!r}") from error
 
     async def write_frame(self, *parts: bytes) -> None:
         """Sends the parts' concatenation as one frame."""
         size = sum(map(len, parts))
-        await self.write(b"".join((size.to_bytes(4, "big"), *parts)))
+        head, last = b"".join((size.to_bytes(4, "big"), *parts[:-1])), memoryview(parts[-1])
+        first = WRITE_BYTES - len(head)  # the rest of a large part is not copied
+        await self.write(head + last[:first])
+        if len(last) > first:
+            await self.write(last[first:])
 
     async def close_write(self) -> None:
         """Says that nothing more will be sent; reading goes on."""
