@@ -62,13 +62,22 @@ INPUT = "input"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wishes:
-    """What the command line adds to the job file; None and empty mean: as the file says, else the default."""
+    """What the command line adds to the job file; None and empty mean: as the file says, else the default.
+
+    Raises:
+        ConfigError: more or fewer verifiers or samples than there can be.
+    """
 
     data: Path | None = None
     max_cost: str | None = None
     verifiers: int | None = None
     samples: int | None = None
     on: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for key, value in (("verifiers", self.verifiers), ("samples", self.samples)):
+            if value is not None and (why := specs.out_of_bounds(key, value)) is not None:
+                raise ConfigError(why)
 
 
 class Shop:

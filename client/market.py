@@ -94,7 +94,8 @@ class AsyncMarket:
 
     async def plan(self, job: Path | str, **wishes: Any) -> PlanView:
         """What a job would cost, without buying it; arguments as `run`."""
-        async with open_shop(self.access, specs.read_request(Path(job)), _wishes(wishes)) as shop:
+        wanted = _wishes(wishes)
+        async with open_shop(self.access, specs.read_request(Path(job)), wanted) as shop:
             return present.plan(shop.plan)
 
     async def ps(self, *, everybody: bool = False) -> list[JobLine]:
@@ -164,10 +165,11 @@ class AsyncMarket:
         """
         started = time.monotonic()
         _check_folder(out)
+        wanted = _wishes(wishes)
         request = specs.read_request(Path(job))
         first = _FirstStep(watch, started)
         async with AsyncExitStack() as stack:
-            shop: Shop = await stack.enter_async_context(open_shop(self.access, request, _wishes(wishes)))
+            shop: Shop = await stack.enter_async_context(open_shop(self.access, request, wanted))
             if not await trio.to_thread.run_sync(decide, shop.plan, abandon_on_cancel=True):
                 return None
             tell("locking", None)

@@ -55,6 +55,8 @@ _KEYS: Mapping[str, Mapping[str, str]] = {
         "commit_window_s": _COUNT, "reveal_window_s": _COUNT, "verdict_window_s": _COUNT, "challenge_window_s": _COUNT,
     },
 }  # fmt: skip
+BOUNDS: Mapping[str, tuple[int, int]] = {"verifiers": (0, MAX_VERIFIERS), "samples": (1, MAX_SAMPLES)}
+"""Least and most of what a buyer may ask for, in a file, on the command line or of the SDK."""
 _OWN = frozenset({"file", "data", "data_content"})
 
 
@@ -121,6 +123,12 @@ def parse_request(text: str, *, source: Path) -> Request:
     return _Reader(text, source).request(value)
 
 
+def out_of_bounds(key: str, value: int) -> str | None:
+    """The reason why nobody can ask for so many verifiers or samples, or None."""
+    least, most = BOUNDS[key]
+    return None if least <= value <= most else f"{key} is {value}, allowed are {least} to {most}"
+
+
 class _Reader:
     """Checks parsed TOML key by key; each complaint quotes its line."""
 
@@ -140,8 +148,9 @@ class _Reader:
         job, market = value.get("job", {}), value.get("market", {})
         if "file" not in job:
             raise SpecInvalid(f"{self._source} lacks `file` in [job]", fix='[job]\nfile = "job.py"')
-        self._bounds(market, "verifiers", 0, MAX_VERIFIERS)
-        self._bounds(market, "samples", 1, MAX_SAMPLES)
+        for key in BOUNDS.keys() & market.keys():
+            if (why := out_of_bounds(key, market[key])) is not None:
+                raise self._wrong("market", key, why)
         folder = self._source.parent
         return Request(
             file=folder / job["file"],
@@ -165,10 +174,6 @@ class _Reader:
             raise self._wrong(section, key, f"{key} is a whole number")
         if kind == "a list" and (not isinstance(item, list) or not all(isinstance(entry, str) for entry in item)):
             raise self._wrong(section, key, f"{key} is a list of accounts")
-
-    def _bounds(self, table: Mapping[str, Any], key: str, least: int, most: int) -> None:
-        if key in table and not least <= table[key] <= most:
-            raise self._wrong("market", key, f"{key} is {table[key]}, allowed are {least} to {most}")
 
     def _unknown(self, section: str, key: str, known: Mapping[str, Any]) -> SpecInvalid:
         close = difflib.get_close_matches(key, list(known), n=1)

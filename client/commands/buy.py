@@ -10,19 +10,28 @@ from tolsey.client import present, render, views
 from tolsey.client.commands import shared
 from tolsey.client.money import Money
 from tolsey.client.plan import Plan
+from tolsey.client.spec import BOUNDS
 from tolsey.client.views import RunView
 from tolsey.client.watching import Screen
 from tolsey.errors import ConfigError
 
 app = typer.Typer()
 
+
+def _allowed(key: str) -> str:
+    least, most = BOUNDS[key]
+    return f"{least} to {most}"
+
+
 SPEC = typer.Argument(..., help="A job file: SPEC.toml, or a Python file that defines `job`.")
 DATA = typer.Option(None, "--data", help="A text file in place of the job's data.")
 MAX_COST = typer.Option(None, "--max-cost", help="The most that the whole escrow may be, such as 5.00.")
 ON = typer.Option(None, "--on", help="Only these workers: accounts or beginnings, separated by commas.")
-SAMPLES = typer.Option(None, "--samples", help="Segments that each verifier replays per window.")
+SAMPLES = typer.Option(
+    None, "--samples", help=f"Segments that each verifier replays per window, {_allowed('samples')}."
+)
 OUT = typer.Option(None, "--out", help="Download the final checkpoint there.")
-VERIFIERS = typer.Option(None, "--verifiers", help="Verifiers drawn per window, 0 to 7.")
+VERIFIERS = typer.Option(None, "--verifiers", help=f"Verifiers drawn per window, {_allowed('verifiers')}.")
 
 
 @app.command("run")

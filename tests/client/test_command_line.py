@@ -163,6 +163,26 @@ def test_foreign_command_that_cannot_be_loaded_names_the_extra(monkeypatch: pyte
     assert caught.value.fix == "pip install 'tolsey[torch]'"
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("--samples", "0", "samples is 0, allowed are 1 to 1024"),
+        ("--samples", "1025", "samples is 1025, allowed are 1 to 1024"),
+        ("--verifiers", "9", "verifiers is 9, allowed are 0 to 7"),
+        ("--verifiers", "-1", "verifiers is -1, allowed are 0 to 7"),
+    ],
+)
+def test_plan_impossible_number_is_refused_before_anybody_is_asked(
+    tmp_path: Path, option: str, value: str, words: str
+) -> None:
+    (tmp_path / "network.toml").write_text(NETWORK)
+    result = CliRunner().invoke(
+        cli.app, ["plan", str(tmp_path / "job.py"), option, value, "--network", str(tmp_path / "network.toml")]
+    )
+    assert isinstance(result.exception, ConfigError) and result.exception.message == words
+    assert result.exception.exit_code == 2
+
+
 @pytest.mark.parametrize("option", ["--out", "--plot"])
 def test_get_into_a_folder_that_is_not_there_is_refused_before_the_chain_is_asked(tmp_path: Path, option: str) -> None:
     network = tmp_path / "network.toml"
