@@ -8,6 +8,8 @@ Errors carry their own code (errors.py). A job's end has one too, so that a scri
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from tolsey import errors
 from tolsey.errors import TolseyError
@@ -37,6 +39,17 @@ _ENDS = {
 
 class Interrupted(Exception):
     """Ctrl-C, with a sentence on what became of the work; a bare KeyboardInterrupt is ended by Typer without a word."""
+
+
+@contextmanager
+def on_interrupt(words: Callable[[], str]) -> Iterator[None]:
+    """Lets Ctrl-C leave the block with a sentence on what goes on without it."""
+    try:
+        yield
+    except BaseException as caught:
+        if isinstance(leaf_of(caught), KeyboardInterrupt):
+            raise Interrupted(words()) from caught
+        raise
 
 
 def leaf_of(caught: BaseException) -> BaseException:

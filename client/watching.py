@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from tolsey.client import exit_codes, render
+from tolsey.client import render
 from tolsey.client.money import Money
 from tolsey.client.serve import Update
 from tolsey.protocol.lifecycle import FINAL, State
@@ -29,8 +29,6 @@ _PHASES = {
 
 class Screen:
     """A context manager; `update` and `tell` may be called inside it.
-
-    An interrupt that leaves it says what becomes of the job (cli.py prints the words).
 
     Args:
         job: the one that is followed; None where it is still to be bought. quiet: say nothing at all.
@@ -51,9 +49,7 @@ class Screen:
     def tell(self, event: str, value: Any) -> None:
         """Says that the job was accepted or left to a follower."""
         if event == "locking":
-            self._left_behind = (
-                "the escrow may be locked already: tolsey ps says, tolsey follow JOB goes on"
-            )
+            self._left_behind = "the escrow may be locked already: tolsey ps says, tolsey follow JOB goes on"
         elif event == "accepted":
             self._left_behind = _goes_on(value[:12])
         if self._quiet:
@@ -73,6 +69,8 @@ class Screen:
         self._note = update.note
         if view is None:
             return
+        if view.state in FINAL:
+            self._left_behind = "the job is over: tolsey ps says how it ended, tolsey get JOB has the result"
         key = (view.state, view.window)
         if key != self._said and view.state not in FINAL:
             self._said = key
@@ -97,11 +95,14 @@ class Screen:
     ) -> None:
         if self._task is not None:
             self._bar.stop()
-        if error is not None and isinstance(exit_codes.leaf_of(error), KeyboardInterrupt):
-            raise exit_codes.Interrupted(self._left_behind) from error
+
+    def left_behind(self) -> str:
+        """What goes on, or does not, when the command ends now."""
+        return self._left_behind
 
 
 def _goes_on(job: str) -> str:
+    """The sentence for a job that needs nobody at the terminal."""
     return f"the job goes on: tolsey follow {job} takes it up again, tolsey cancel {job} ends it for the forfeit"
 
 

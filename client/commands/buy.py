@@ -8,6 +8,7 @@ import typer
 
 from tolsey.client import present, render, views
 from tolsey.client.commands import shared
+from tolsey.client.exit_codes import on_interrupt
 from tolsey.client.money import Money
 from tolsey.client.plan import Plan
 from tolsey.client.spec import BOUNDS
@@ -60,7 +61,7 @@ def run(
     if dry_run:
         _show_plan(market.plan(spec, **wishes), money, json_output)
         return
-    with Screen(money, quiet=json_output) as screen:
+    with Screen(money, quiet=json_output) as screen, on_interrupt(screen.left_behind):
         result = market.run(
             spec,
             decide=lambda plan: _agreed(plan, money, yes=yes, json_output=json_output),
@@ -114,7 +115,7 @@ def follow(
 ) -> None:
     """Serve a job's inputs and reveal its secrets until it is final."""
     market = shared.open_market(network, home, passphrase_file)
-    with Screen(market.access.money, job=job, quiet=json_output) as screen:
+    with Screen(market.access.money, job=job, quiet=json_output) as screen, on_interrupt(screen.left_behind):
         result = market.follow(job, watch=screen.update)
     _finish(result, json_output)
 

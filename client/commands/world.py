@@ -11,6 +11,7 @@ import typer
 from tolsey.client import render, views
 from tolsey.client.commands import shared
 from tolsey.client.config import Settings, market_folder
+from tolsey.client.exit_codes import on_interrupt
 from tolsey.errors import ConfigError, TolseyError
 
 app = typer.Typer()
@@ -34,7 +35,8 @@ def up(
         raise ConfigError(f"--engine is {engine!r}; it is auto, anvil or embedded")
     folder = (home or market_folder()).resolve()
     arguments = ["--workers", str(workers), "--verifiers", str(verifiers), "--engine", engine]
-    with local_market.started_keeper(folder, arguments) as output:
+    stopped = on_interrupt(lambda: f"what had come up in {folder} was stopped again; tolsey up starts it")
+    with stopped, local_market.started_keeper(folder, arguments) as output:
         for line in output:
             said = json.loads(line)
             if "say" in said and not json_output:

@@ -8,9 +8,10 @@ import pytest
 import trio
 
 from tolsey.client import cli
-from tolsey.client.exit_codes import INTERRUPTED, Interrupted
+from tolsey.client.exit_codes import INTERRUPTED, Interrupted, on_interrupt
 from tolsey.client.money import Money
 from tolsey.client.watching import Screen
+from tolsey.errors import ConfigError
 
 from .test_command_line import NETWORK
 from .typist import PATIENCE_S, at_terminal
@@ -50,10 +51,25 @@ async def test_no_at_the_money_prompt_buys_nothing(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_after_acceptance_says_that_the_job_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(Interrupted) as caught, Screen(Money(), quiet=True) as screen:
+    with pytest.raises(Interrupted) as caught, Screen(Money(), quiet=True) as screen, on_interrupt(screen.left_behind):
         screen.tell("locking", None)
         screen.tell("accepted", "ab" * 32)
         raise BaseExceptionGroup("nursery", [KeyboardInterrupt()])
     assert cli.report(caught.value) == INTERRUPTED
     said = capsys.readouterr().err
     assert "the job goes on" in said and "tolsey follow abababababab" in said and "tolsey cancel abababababab" in said
+
+
+@pytest.mark.parametrize("kind", [ConfigError, ZeroDivisionError])
+def test_on_interrupt_says_nothing_of_other_ends(kind: type[Exception]) -> None:
+    with pytest.raises(kind), on_interrupt(lambda: "never said"):
+        raise kind("x")
+
+
+async def test_ctrl_c_while_a_market_comes_up_says_that_it_was_stopped_again(tmp_path: Path) -> None:
+    code = f"from tolsey.client import cli; cli.main(['up', '--home', {str(tmp_path / 'market')!r}])"
+    with trio.fail_after(PATIENCE_S), at_terminal(code) as person:
+        await person.until("chain")
+        await person.type(CTRL_C)
+        assert await person.end() == INTERRUPTED, person.seen
+    assert "was stopped again; tolsey up starts it" in " ".join(person.seen.split())
