@@ -9,8 +9,9 @@
 The seal goes a block ahead so that a copied challenge comes too late. The bond is taken from free units, else from the
 wallet's tokens. Where there is neither, or where somebody else's dispute stops the job, the evidence stays on record
 and is tried again with each block until the window can no longer be challenged: money becomes free when another
-dispute ends, and a worker must not save a bad segment by a demand or challenge of its own. After kill -9 the evidence
-on record says which disputes to take up again, and the outbox that nothing is sent twice.
+dispute ends, and a worker must not save a bad segment by a demand or challenge of its own. What was missing and had to
+wait is looked for again first. After kill -9 the evidence on record says which disputes to take up again, and the
+outbox that nothing is sent twice.
 
 It refuses to challenge what was judged before (one game per segment, whoever plays it), and to demand an opening where
 one is on chain already. Next in the flow: pokes.py moves panels and jobs on.
@@ -26,7 +27,7 @@ from tolsey.contracts.gateway import Action
 from tolsey.contracts.views import JobView
 from tolsey.errors import ChainUnavailable, InsufficientFunds, Reorged, Reverted
 from tolsey.protocol.encoding import keccak256, tag
-from tolsey.protocol.lifecycle import FINAL, State
+from tolsey.protocol.lifecycle import FINAL, State, Vote
 from tolsey.protocol.sampling import challenge_seal, dispute_id
 from tolsey.protocol.units import JobId, TokenUnits
 from tolsey.verifier.compare import NOBODY_SERVES
@@ -67,6 +68,7 @@ class Challenger:
         self._tag = f"job {evidence.job_id.hex()[:12]} segment {evidence.segment}"
         self._refused: Counter[str] = Counter()
         self._stage = evidence.stage
+        self._is_stale = evidence.stage in (QUEUED, UNFUNDED)
 
     async def run(self) -> None:
         """Opens the dispute as soon as it may and waits until it has ended."""
@@ -151,6 +153,9 @@ class Challenger:
         if job is not None and (opened := job.opening()) is not None:
             raise Dropped(f"segment {opened.segment} was opened on chain meanwhile")
         await self._fund("demand")
+        if self._is_stale and await self._tools.judge.finds_trace(self._item):
+            raise Dropped("its trace is served now")
+        self._is_stale = False
         action = self._tools.chain.gateway.action.demand(self._item.offer, self._item.segment)
         await self._send(action, f"demand:{self._name}")
 
@@ -158,6 +163,11 @@ class Challenger:
         item, tools = self._item, self._tools
         assert item.opening is not None, "such a charge comes with its opening"
         await self._fund("challenge")
+        if item.charge == "unavailable" and self._is_stale:
+            vote, why = await tools.judge.again(item, (await self._view()).deadline)
+            if vote in (Vote.WORKER, Vote.ABSTAIN):
+                raise Dropped(f"looked at again: {why}")
+        self._is_stale = False
         salt = challenge_salt(tools.secret, item.job_id, item.segment)
         claimed = item.replayed_root if item.charge == "mismatch" else NOBODY_SERVES
         seal = challenge_seal(tools.account, item.job_id, item.segment, claimed, salt)
@@ -205,7 +215,8 @@ class Challenger:
             await self._tools.clock.block()
 
     async def _note(self, stage: str, why: str) -> None:
-        """Tells the owner, once, what the charge waits for."""
+        """Tells the owner, once, what the charge waits for; what it rests on may change meanwhile."""
+        self._is_stale = True
         if stage != self._stage:
             self._stage = stage
             _log.warning("%s: %s is %s: %s", self._tag, self._item.charge, stage, why)

@@ -21,12 +21,14 @@ from typing import Generic, TypeVar
 
 import trio
 
+from tolsey.contracts.views import NOBODY, Claim
 from tolsey.errors import CheckpointUnavailable
 from tolsey.protocol.lifecycle import State, Verdict, Vote
+from tolsey.protocol.sampling import dispute_id
 from tolsey.protocol.units import JobId, StateRoot
 from tolsey.verifier.attempt import Judgement, PanelAttempt, WindowAttempt
 from tolsey.verifier.clock import Clock
-from tolsey.verifier.compare import Finding
+from tolsey.verifier.compare import NOBODY_SERVES, Finding
 from tolsey.verifier.fetch import Fetcher, NoRoomHere, owner_of
 from tolsey.verifier.files import JobFiles, Wanted
 from tolsey.verifier.records import WEIGHT, Evidence
@@ -41,6 +43,7 @@ MARGIN_SHARE, MARGIN_LEAST_S, MARGIN_MOST_S = 0.15, 3, 600
 CHALLENGE_TRANSACTIONS = 2
 """A challenge is sealed, and opened in a later block: twice that time is kept for it."""
 NEVER = 1 << 62
+NO_ROUND = -1
 MAX_KNOWN = 4_096
 
 T = TypeVar("T")
@@ -120,21 +123,37 @@ class Judge:
 
     async def panel(self, duty: PanelDuty) -> tuple[Vote, str]:
         """This machine's vote on a disputed segment, and why."""
-        if (why := class_refusal(duty.offer, self._bench)) is not None:
-            return Vote.ABSTAIN, why
-        attempt = PanelAttempt(duty, self._bench, self._fetcher, self._jobs, self._known, now_s=self._clock.passed_s)
-        until = duty.seal_by - margin_s(int(self._clock.left_s(duty.seal_by)))
+        return await self._vote(duty, duty.seal_by - margin_s(int(self._clock.left_s(duty.seal_by))))
+
+    async def again(self, item: Evidence, challenge_by: int) -> tuple[Vote, str]:
+        """What this machine would vote, were it on the panel, on a segment that it called unavailable a while ago."""
+        assert item.opening is not None, "such a charge comes with its opening"
+        claim = Claim(
+            dispute_id=dispute_id(item.job_id, item.segment),
+            job_id=item.job_id,
+            spec_hash=item.offer.spec_hash,
+            class_id=item.offer.class_id,
+            client=item.offer.client,
+            worker=item.offer.worker,
+            challenger=NOBODY,
+            segment=item.segment,
+            input_root=item.opening.input_root,
+            output_root=item.opening.output_root,
+            claimed_root=NOBODY_SERVES,
+        )
+        duty = PanelDuty(claim=claim, offer=item.offer, round=NO_ROUND, seal_by=challenge_by, reveal_by=challenge_by)
+        return await self._vote(duty, challenge_by - CHALLENGE_TRANSACTIONS * margin_s(item.offer.verdict_window_s))
+
+    async def finds_trace(self, item: Evidence) -> bool:
+        """Whether anybody serves the trace that was withheld a while ago."""
+        job, window = self._jobs(item.job_id), item.segment // item.offer.segments_per_window
+        if job is None:
+            return False
         try:
-            ended = await self._letting_go(attempt.owner, attempt.once, lambda: until, attempt.wanted)
-        except ReplayFailed as error:
-            return Vote.ABSTAIN, error.message
-        if ended.result is not None:
-            return ended.result
-        if ended.missing is None:
-            return Vote.ABSTAIN, ended.trouble
-        if not self._fetcher.is_connected():
-            return Vote.ABSTAIN, f"this verifier is connected to nobody; {ended.missing}"
-        return Vote.UNAVAILABLE, ended.missing
+            await self._fetcher.trace(job, window, item.window_root)
+        except CheckpointUnavailable:
+            return False
+        return True
 
     async def prefetch(self, job: Job, window: int) -> None:
         """Brings what every sample of a window needs before the draw; failures are of no consequence."""
@@ -156,6 +175,22 @@ class Judge:
         return WindowAttempt(
             duty, segments, self._bench, self._fetcher, self._jobs, owner, now_s=self._clock.passed_s, progress=progress
         )
+
+    async def _vote(self, duty: PanelDuty, until: int) -> tuple[Vote, str]:
+        if (why := class_refusal(duty.offer, self._bench)) is not None:
+            return Vote.ABSTAIN, why
+        attempt = PanelAttempt(duty, self._bench, self._fetcher, self._jobs, self._known, now_s=self._clock.passed_s)
+        try:
+            ended = await self._letting_go(attempt.owner, attempt.once, lambda: until, attempt.wanted)
+        except ReplayFailed as error:
+            return Vote.ABSTAIN, error.message
+        if ended.result is not None:
+            return ended.result
+        if ended.missing is None:
+            return Vote.ABSTAIN, ended.trouble
+        if not self._fetcher.is_connected():
+            return Vote.ABSTAIN, f"this verifier is connected to nobody; {ended.missing}"
+        return Vote.UNAVAILABLE, ended.missing
 
     def _remember(self, duty: Duty, attempt: WindowAttempt) -> None:
         for segment, roots in attempt.replayed().items():

@@ -1,7 +1,7 @@
-"""Seven dishonest workers, side by side on one market with two verifiers as they ship: what each lie costs.
+"""Eight dishonest workers, side by side on one market with two verifiers as they ship: what each lie costs.
 
 The chain, the contracts, libp2p, the training children and both verifiers are the real ones; only the buyers are
-scripted, and the clock of the chain is moved on where everybody waits for nothing else. The eighth way to cheat,
+scripted, and the clock of the chain is moved on where everybody waits for nothing else. The ninth way to cheat,
 `forge`, has its own day in tests/verifier/test_day_of_a_verifier.py. The day is lived once for all tests of this file.
 """
 
@@ -35,6 +35,7 @@ from tolsey.verifier import bench
 from tolsey.verifier import service as verifier_service
 from tolsey.verifier.compare import NOBODY_SERVES
 from tolsey.verifier.config import VerifierConfig
+from tolsey.verifier.judging import CHALLENGE_TRANSACTIONS, margin_s
 
 pytestmark = pytest.mark.slow
 
@@ -53,7 +54,7 @@ CHALLENGE_PURSE = TokenUnits(200 * DOLLAR)
 """Tokens in each verifier's wallet beside what it enrols with, enough for all challenges of the day at once."""
 
 WRONG_BITS = ("skip-steps", "stale-checkpoint", "wrong-data")
-HIDDEN = ("withhold", "garbage")
+HIDDEN = ("withhold", "hide", "garbage")
 LIES = (*WRONG_BITS, *HIDDEN, "discontinuous", "silent")
 
 
@@ -102,7 +103,7 @@ def day(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Day]:
     with MarketWorld.open(folder, block_time_s=0.5, terms=terms) as world:
         world.network.save(folder / "network.toml")
         with pytest.MonkeyPatch.context() as patch:
-            # They all sit on this machine: it is measured once and not nine times.
+            # They all sit on this machine: it is measured once and not ten times.
             class_of = _once(child_client.class_of)
             patch.setattr(executor, "class_of", class_of)
             patch.setattr(bench, "class_of", class_of)
@@ -137,6 +138,16 @@ def test_withheld_trace_is_demanded_and_the_silence_slashed(day: Day) -> None:
     assert day.events("withhold", ev.SegmentChallenged) == []
 
 
+def test_hidden_trace_is_opened_on_demand_and_challenged_as_unavailable(day: Day) -> None:
+    tenths = sum(answer.to_worker for answer in day.events("hide", ev.SegmentAnswered))
+    assert tenths > 0, "it answered"
+    _assert_slashed(day, "hide", earned=tenths)
+    (challenge,) = day.events("hide", ev.SegmentChallenged)
+    assert challenge.claimed_root == NOBODY_SERVES
+    votes = [log.vote for log in day.logs if isinstance(log, ev.VoteRevealed) and log.dispute_id == _dispute(challenge)]
+    assert set(votes) == {Vote.UNAVAILABLE}
+
+
 def test_garbage_served_as_checkpoint_is_no_checkpoint_to_anybody(day: Day) -> None:
     _assert_slashed(day, "garbage")
     (challenge,) = day.events("garbage", ev.SegmentChallenged)
@@ -167,11 +178,11 @@ def test_every_mode_has_its_test() -> None:
     assert {*LIES, "forge"} == set(MODES)
 
 
-def _assert_slashed(day: Day, mode: str) -> None:
+def _assert_slashed(day: Day, mode: str, *, earned: int = 0) -> None:
     """The worker's whole bond is gone, and the buyer is where it was before it bought."""
     deal = day.deals[mode]
     assert deal.state is State.SLASHED
-    assert deal.worker_after == deal.worker_before - deal.offer.bond
+    assert deal.worker_after == deal.worker_before - deal.offer.bond + earned
     assert deal.buyer_after == deal.buyer_before
     assert day.events(mode, ev.WindowSettled) == [], "no window of a liar is paid"
 
@@ -237,7 +248,7 @@ async def _deal(world: MarketWorld, client: ScriptedClient, mode: str, ready: wo
     request = dataclasses.replace(
         client.request(CLOCKS), client=world.account(buyer), client_seal=secrets[-1], sample_count=2
     )
-    reply = await client.ask(ready.addrs[0], request)
+    reply = await client.ask(ready.addrs[0], request, buyer=buyer)
     assert reply.offer is not None, f"{mode}: {reply.refusal}"
     before = _worth(world, reply.offer.client), _worth(world, reply.offer.worker)
     await trio.to_thread.run_sync(world.send, buyer, gateway.action.accept(reply.offer, reply.signature))
@@ -275,7 +286,9 @@ def _awaited(world: MarketWorld, deal: Deal) -> int | None:
     now_ts = world.now_ts()
     if deal.mode == "silent":
         return int(view.deadline) + EXPIRY_GRACE_S
-    if view.state is State.DEMANDED:
+    if deal.mode == "hide" and view.state is State.DRAWN and now_ts > view.drawn_at + CLOCKS.verdict_window_s:
+        return int(view.deadline) - CHALLENGE_TRANSACTIONS * margin_s(CLOCKS.verdict_window_s)
+    if deal.mode != "hide" and view.state is State.DEMANDED:
         return int(view.deadline) if view.deadline >= now_ts else None
     if view.state is State.CHALLENGED:
         dispute = world.gateway.dispute(deal.job_id)

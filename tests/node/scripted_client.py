@@ -91,15 +91,19 @@ class ScriptedClient:
             clocks=clocks,
         )
 
-    async def ask(self, worker_addr: str, request: OfferRequest | None = None) -> OfferReply:
-        """The worker's offer for our request, or its refusal: first its quote, then, signed to it by name, its word."""
+    async def ask(self, worker_addr: str, request: OfferRequest | None = None, *, buyer: str = "carol") -> OfferReply:
+        """The worker's offer for our request, or its refusal: first its quote, then, signed to it by name, its word.
+
+        Args:
+            buyer: the actor that the request names as its client.
+        """
         peer_id = await self.host.connect(worker_addr)
         request = request or self.request()
         reply = OfferReply.decode(await rpc_of(OFFER).call(self.host, peer_id, request.encode()))
         if reply.offer is None:
             return reply
         digest = request.claim_digest(self.world.network.domain, reply.offer.worker)
-        claim = replace(request, client_signature=self.world.wallet("carol").sign_digest(digest))
+        claim = replace(request, client_signature=self.world.wallet(buyer).sign_digest(digest))
         return OfferReply.decode(await rpc_of(OFFER).call(self.host, peer_id, claim.encode()))
 
     async def accept(self, reply: OfferReply) -> tuple[Offer, JobId]:

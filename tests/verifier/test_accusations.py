@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
+import pytest
 import trio
 
 from tolsey.contracts import events as ev
@@ -162,6 +163,27 @@ async def test_answer_to_anybody_elses_demand_serves_as_well(market: PaperMarket
         challenge = await challenged_although_answered(market, job)
         assert challenge.segment == 3
         assert len(events(market, job, ev.SegmentDemanded)) == 1, "what is open need not be paid for again"
+
+
+@pytest.mark.slow
+async def test_window_whose_worker_served_the_panel_alone_is_looked_at_again(market: PaperMarket) -> None:
+    async with market.verifier("vera"):
+        job = market.job(verifier_count=1)
+        shown = dict(market.traces)
+        hide(market)
+        market.commit_and_draw(job)
+        async with panel(market) as others:
+            for other in others:
+                other.peers.traces = shown
+            challenge = await challenged_although_answered(market, job)
+            wrong = (challenge.segment + 1) % 4
+            market.truth[job.roots[wrong]] = b"\x77" * 32
+            await market.until(lambda: state_of(market, job) is State.DRAWN, pass_s=1)
+            market.serve(job, paper_spec(), peer=market.peer("viktor"))
+            await market.until(lambda: state_of(market, job) is State.CHALLENGED, pass_s=1)
+            _, second = events(market, job, ev.SegmentChallenged)
+            assert isinstance(second, ev.SegmentChallenged)
+            assert (second.segment, second.claimed_root) == (wrong, b"\x77" * 32)
 
 
 # a challenge that must wait

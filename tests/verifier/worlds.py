@@ -17,7 +17,7 @@ import trio
 
 from tolsey.contracts.chain import Chain
 from tolsey.contracts.gateway import Gateway
-from tolsey.errors import CheckpointUnavailable, PeerUnreachable
+from tolsey.errors import CheckpointUnavailable, PeerUnreachable, StorageError
 from tolsey.network.pulling import TooLarge
 from tolsey.protocol import merkle
 from tolsey.protocol.checkpoint import segment_leaf
@@ -31,7 +31,7 @@ from tolsey.storage.blobs import BlobStore
 from tolsey.storage.engine import Database
 from tolsey.testing.chain import CLASS_ID, FAST_TERMS, MarketWorld, PaperJob
 from tolsey.verifier.clock import Clock
-from tolsey.verifier.duty import Tools
+from tolsey.verifier.duty import Tools, Turns
 from tolsey.verifier.fetch import Fetcher
 from tolsey.verifier.pokes import Poker
 from tolsey.verifier.post import Post
@@ -167,6 +167,8 @@ class MemoryPeers:
     punished: list[str] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
     online: bool = True
+    full: bool = False
+    """Whether this machine's disk refuses every file."""
 
     async def trace(self, peer_id: str, job_id: JobId, window: int) -> bytes:
         await trio.lowlevel.checkpoint()
@@ -178,6 +180,8 @@ class MemoryPeers:
 
     async def content(self, content_id: ContentId, peer_ids: Sequence[str], owner: str, max_bytes: int) -> None:
         await trio.lowlevel.checkpoint()
+        if self.full:
+            raise StorageError("the disk is full")
         for peer_id in peer_ids:
             if (raw := self.contents.get(peer_id, {}).get(content_id)) is not None:
                 if len(raw) > max_bytes:
@@ -269,14 +273,22 @@ class PaperMarket:
 
     @asynccontextmanager
     async def verifier(
-        self, name: str, *, parts: Parts | None = None, bench: PaperBench | None = None, watch_all: bool = False
+        self,
+        name: str,
+        *,
+        parts: Parts | None = None,
+        bench: PaperBench | None = None,
+        watch_all: bool = False,
+        side_by_side: int = 8,
     ) -> AsyncIterator[Running]:
         """A running verifier; registered at first use, stopped (as by a kill) when the block is left."""
         gateway = self.world.as_(name)
         class_id = (bench or PaperBench()).class_id
         if self.world.gateway.verifier(class_id, gateway.wallet.account) is None:
             self.world.register_verifier(name, class_id)
-        async with run_verifier(self, name, gateway, parts or Parts(), bench, watch_all) as running:
+        async with run_verifier(
+            self, name, gateway, parts or Parts(), bench, watch_all, Turns(side_by_side)
+        ) as running:
             yield running
 
     async def until(self, condition: Callable[[], bool], *, pass_s: int = 0, within_s: float = 20) -> None:
@@ -321,7 +333,13 @@ class Running:
 
 @asynccontextmanager
 async def run_verifier(
-    market: PaperMarket, name: str, gateway: Gateway, parts: Parts, bench: PaperBench | None, watch_all: bool
+    market: PaperMarket,
+    name: str,
+    gateway: Gateway,
+    parts: Parts,
+    bench: PaperBench | None,
+    watch_all: bool,
+    turns: Turns,
 ) -> AsyncIterator[Running]:
     folder = market.folder / name
     database = Database.open(folder / "verifier.sqlite")
@@ -341,7 +359,7 @@ async def run_verifier(
 
             tools = Tools(
                 chain=chain, clock=clock, records=records, judge=parts.judge(bench, fetcher, clock, post.job),
-                account=account, secret=market.world.verifier_secret(name), accuse=accuse, job=post.job,
+                account=account, secret=market.world.verifier_secret(name), accuse=accuse, job=post.job, turns=turns,
             )  # fmt: skip
             await nursery.start(post.run, tools, parts.makers)
             await nursery.start(chain.serve)

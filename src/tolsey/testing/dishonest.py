@@ -12,6 +12,7 @@ serves with the same code, and lies in one place. The shipped worker has no flag
 | wrong-data       | trains honestly, on examples in another order                      | replay: mismatch     |
 | discontinuous    | says that segments start where none ended                          | proveDiscontinuity   |
 | withhold         | commits, then serves neither traces nor checkpoints, nor answers   | demand, then resolve |
+| hide             | serves as little, and opens on chain whatever is demanded          | unavailable          |
 | garbage          | serves other bytes than were committed                             | chunk hashes         |
 | silent           | accepts and never commits                                          | expire               |
 """
@@ -224,6 +225,7 @@ MODES: dict[str, Parts] = {
     "wrong-data": Parts(executor=WrongData),
     "discontinuous": Parts(executor=Discontinuous, committer=CarelessCommitter),
     "withhold": Parts(responder=Withholder, worker=Unanswering),
+    "hide": Parts(responder=Withholder),
     "garbage": Parts(store=_garbage),
     "silent": Parts(worker=Sleeper),
 }
