@@ -213,8 +213,11 @@ class AsyncMarket:
         log = (await in_thread(Ledger.read, self.access)).jobs[_job_id(purchase)]
         return _run_view(log, state)
 
-    async def wait(self, job: str, *, timeout_s: float | None = None) -> RunView:
+    async def wait(self, job: str, *, timeout_s: float | None = None, watch: Watcher = silent) -> RunView:
         """Waits until a job is final, whoever follows it.
+
+        Args:
+            watch: told how it goes, as far as the follower of a job of ours has written it down.
 
         Raises:
             trio.TooSlowError: `timeout_s` ran out; the job goes on.
@@ -223,6 +226,9 @@ class AsyncMarket:
         with trio.fail_after(timeout_s if timeout_s is not None else float("inf")):
             while True:
                 view = await in_thread(self.access.reader.job, log.job_id)
+                now_ts = await in_thread(self.access.reader.now_ts)
+                purchase = await self.access.purchases.of_job(log.job_id)
+                watch(Update(view=view, progress=purchase.progress if purchase else None, now_ts=now_ts))
                 if view.state in FINAL:
                     return _run_view((await self._find(log.job_id.hex()))[0], view.state)
                 await trio.sleep(pause_of(log.offer))
@@ -496,8 +502,8 @@ class Market:
     def logs(self, job: str, *, follow: bool = False, on_step: Callable[[ProgressView], None]) -> None:
         trio.run(partial(self.aio.logs, job, follow=follow, on_step=on_step))
 
-    def wait(self, job: str, *, timeout_s: float | None = None) -> RunView:
-        return trio.run(partial(self.aio.wait, job, timeout_s=timeout_s))
+    def wait(self, job: str, *, timeout_s: float | None = None, watch: Watcher = silent) -> RunView:
+        return trio.run(partial(self.aio.wait, job, timeout_s=timeout_s, watch=watch))
 
     def get(self, job: str, *, out: Path | str | None = None, plot: Path | str | None = None) -> FetchView:
         return trio.run(partial(self.aio.get, job, out=out, plot=plot))

@@ -12,6 +12,8 @@ from pathlib import Path
 Curve = Sequence[tuple[int, float]]
 """(step, loss), steps rising."""
 
+LABEL_COLUMNS = 9
+"""Left of a block curve: a loss and the axis."""
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 
 
@@ -44,7 +46,7 @@ def block_curve(curve: Curve, *, width: int = 64, height: int = 6) -> list[str]:
         label = f"{high:7.3f}" if row == height - 1 else f"{low:7.3f}" if row == 0 else " " * 7
         lines.append(f"{label} ┤" + "".join(_BLOCKS[max(0, min(8, e - 8 * row))] for e in eighths))
     first, last = str(curve[0][0]), str(curve[-1][0])
-    lines.append(" " * 9 + first + last.rjust(max(len(columns) - len(first), len(last) + 1)))
+    lines.append(" " * LABEL_COLUMNS + first + last.rjust(max(len(columns) - len(first), len(last) + 1)))
     return lines
 
 

@@ -6,7 +6,9 @@ Pure. Next: render.py for people, views.py for programs.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import Counter
+from collections.abc import Iterable
 
 from tolsey.client import timeline
 from tolsey.client.ledger import JobLog, Ledger
@@ -118,14 +120,21 @@ def job(log: JobLog, purchase: Purchase | None, money: Money) -> JobView:
 
 
 def curve(progress: Progress | None) -> Curve:
-    """The losses as numbers; what is no number is left out."""
-    points: list[tuple[int, float]] = []
-    for step, loss in progress.losses if progress else ():
+    """The losses as the worker told them last."""
+    return points(progress.losses if progress else ())
+
+
+def points(losses: Iterable[tuple[int, str]]) -> list[tuple[int, float]]:
+    """The losses as numbers; what is no finite number is left out."""
+    found: list[tuple[int, float]] = []
+    for step, loss in losses:
         try:
-            points.append((step, float(loss)))
+            value = float(loss)
         except ValueError:
             continue
-    return points
+        if math.isfinite(value):
+            found.append((step, value))
+    return found
 
 
 def with_plot(found: FetchView, plot: str) -> FetchView:

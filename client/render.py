@@ -230,9 +230,21 @@ def status(view: StatusView, money: Money) -> RenderableType:
     return Group(made, Text(head), Text(f"jobs: {counted}"), offers(view.listings, money))
 
 
-def curve(points: plots.Curve) -> RenderableType:
-    """The loss in block characters."""
-    return Group(*(Text(line, style="cyan", no_wrap=True) for line in plots.block_curve(points)))
+def curve(points: plots.Curve, columns: int) -> RenderableType:
+    """The loss in block characters, in at most `columns`."""
+    width = max(1, min(64, columns - plots.LABEL_COLUMNS))
+    return Group(*(Text(line, style="cyan", no_wrap=True) for line in plots.block_curve(points, width=width)))
+
+
+def packed(parts: Sequence[str], columns: int) -> list[str]:
+    """The parts in as few lines as hold them, each at most `columns` long; only a part longer than that is cut."""
+    lines: list[str] = []
+    for part in parts:
+        if lines and len(lines[-1]) + 2 + len(part) <= columns:
+            lines[-1] += f"  {part}"
+        else:
+            lines.append(part[:columns])
+    return lines
 
 
 def _differs(first_step: int | None) -> str:

@@ -2,7 +2,10 @@
 
 docs/json.md is printed by this file (`python -m tolsey.client.views > docs/json.md`; a test compares). Rules: money is
 a whole number of token units, times are unix seconds of block time, durations end in `_s`, hashes and accounts are
-hex; a key is never renamed or taken away within a major version, new ones may come. Next in the flow: render.py.
+hex; a key is never renamed or taken away within a major version, new ones may come. Standard output holds one value,
+but for `logs`, which prints a line for each step; standard error holds errors only. So `run --json` is silent until
+the job ends: who wants its progress types `run --detach --json`, which gives the id at once, then `logs -f JOB
+--json`, then `wait JOB --json`. Next in the flow: render.py.
 """
 
 from __future__ import annotations

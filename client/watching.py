@@ -1,7 +1,7 @@
-"""Live progress on standard error: step, loss, time left, state and deadline, in one line that rewrites itself.
+"""Live progress on standard error: state, a bar, step, loss, time left and deadline, and the loss curve below them.
 
 Without a terminal it prints a line per change of state and nothing else, so that logs stay readable.
-Next: commands/buy.py and demo.py use it.
+Next: commands/buy.py and commands/jobs.py use it.
 """
 
 from __future__ import annotations
@@ -10,11 +10,15 @@ import math
 from types import TracebackType
 from typing import Any
 
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.text import Text
 
-from tolsey.client import render
+from tolsey.client import present, render
 from tolsey.client.money import Money
 from tolsey.client.serve import Update
+from tolsey.client.views import ProgressView
 from tolsey.protocol.lifecycle import FINAL, State
 
 _PHASES = {
@@ -38,11 +42,8 @@ class Screen:
         self._money, self._quiet = money, quiet
         self._left_behind = "nothing was bought" if job is None else _goes_on(job)
         self._is_live = render.err.is_terminal and not quiet
-        self._bar = Progress(
-            TextColumn("{task.fields[state]:<26}"), BarColumn(bar_width=24), TextColumn("{task.fields[line]}"),
-            console=render.err, transient=True, auto_refresh=False,
-        )  # fmt: skip
-        self._task: TaskID | None = None
+        # Standard output is data and stays where it goes, so the screen must not catch it.
+        self._live = Live(console=render.err, transient=True, auto_refresh=False, redirect_stdout=False)
         self._said: tuple[object, ...] = ()
         self._note = ""
 
@@ -74,18 +75,12 @@ class Screen:
         key = (view.state, view.window)
         if key != self._said and view.state not in FINAL:
             self._said = key
-            if not self._is_live:
+            if not self._is_live or progress is None:
                 render.err.print(f"window {view.window}: {_PHASES.get(view.state, view.state.name.lower())}")
         if not self._is_live or progress is None:
             return
-        if self._task is None:
-            self._task = self._bar.add_task("", total=progress.steps, state="", line="")
-            self._bar.start()
-        phase = progress.phase if view.state is State.ACCEPTED else _PHASES.get(view.state, view.state.name.lower())
-        self._bar.update(
-            self._task, completed=progress.step, state=f"window {view.window}: {phase}", line=_line(update)
-        )
-        self._bar.refresh()
+        self._live.start()  # once; later calls do nothing
+        self._live.update(drawn(update, render.err.width), refresh=True)
 
     def __enter__(self) -> Screen:
         return self
@@ -93,12 +88,41 @@ class Screen:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._task is not None:
-            self._bar.stop()
+        self._live.stop()
 
     def left_behind(self) -> str:
         """What goes on, or does not, when the command ends now."""
         return self._left_behind
+
+
+class StepPage:
+    """Steps line by line on standard output, and while they come, on a terminal, the curve that they make below them.
+
+    A context manager. Args:
+        live: whether more steps may come.
+    """
+
+    def __init__(self, *, live: bool) -> None:
+        self._is_live = live and render.out.is_terminal
+        self._points: list[tuple[int, float]] = []
+        self._live = Live(console=render.out, auto_refresh=False)
+
+    def add(self, view: ProgressView) -> None:
+        """Prints one step."""
+        render.out.print(f"step {view.step:>8}  loss {view.loss[:10]}", markup=False, soft_wrap=True)
+        if not self._is_live:
+            return
+        self._points += present.points([(view.step, view.loss)])
+        self._live.start()  # once; later calls do nothing
+        self._live.update(render.curve(self._points, render.out.width), refresh=True)
+
+    def __enter__(self) -> StepPage:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._live.stop()
 
 
 def _goes_on(job: str) -> str:
@@ -106,10 +130,12 @@ def _goes_on(job: str) -> str:
     return f"the job goes on: tolsey follow {job} takes it up again, tolsey cancel {job} ends it for the forfeit"
 
 
-def _line(update: Update) -> str:
+def drawn(update: Update, columns: int) -> RenderableType:
+    """The whole screen for a job whose worker talks, in lines of at most `columns`."""
     progress, view = update.progress, update.view
-    assert progress is not None and view is not None
-    parts = [f"step {progress.step}/{progress.steps}"]
+    assert progress is not None and view is not None, "there is nothing to draw before"
+    phase = progress.phase if view.state is State.ACCEPTED else _PHASES.get(view.state, view.state.name.lower())
+    parts = [f"window {view.window}: {phase}", f"step {progress.step}/{progress.steps}"]
     if progress.losses:
         parts.append(f"loss {progress.losses[-1][1][:6]}")
     left_s = eta_s(update)
@@ -117,7 +143,9 @@ def _line(update: Update) -> str:
         parts.append(f"training ends in {render.duration(left_s)}")
     if view.deadline > update.now_ts:
         parts.append(f"deadline in {render.duration(view.deadline - update.now_ts)}")
-    return "  ".join(parts)
+    lines = [Text(line, no_wrap=True) for line in render.packed(parts, columns)]
+    bar = ProgressBar(total=progress.steps, completed=progress.step, width=min(64, columns))
+    return Group(*lines, bar, render.curve(present.curve(progress), columns))
 
 
 def eta_s(update: Update) -> float | None:

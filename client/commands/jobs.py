@@ -10,7 +10,9 @@ import typer
 
 from tolsey.client import exit_codes, render, views
 from tolsey.client.commands import shared
+from tolsey.client.exit_codes import on_interrupt
 from tolsey.client.views import ProgressView
+from tolsey.client.watching import Screen, StepPage
 
 app = typer.Typer()
 
@@ -55,12 +57,15 @@ def logs(
     """Print a job's loss, step by step."""
     market = shared.open_market(network, home)
 
-    def on_step(view: ProgressView) -> None:
-        print(
-            views.dumps(view, indent=None) if json_output else f"step {view.step:>8}  loss {view.loss[:10]}", flush=True
-        )
+    with StepPage(live=follow and not json_output) as page:
 
-    market.logs(job, follow=follow, on_step=on_step)
+        def on_step(view: ProgressView) -> None:
+            if json_output:
+                print(views.dumps(view, indent=None), flush=True)
+            else:
+                page.add(view)
+
+        market.logs(job, follow=follow, on_step=on_step)
 
 
 @app.command("wait")
@@ -73,8 +78,10 @@ def wait(
 ) -> None:
     """Wait until a job is final; the exit code says how it ended."""
     market = shared.open_market(network, home)
+    money = market.access.money
     try:
-        found = market.wait(job, timeout_s=timeout)
+        with Screen(money, job=job, quiet=json_output) as screen, on_interrupt(screen.left_behind):
+            found = market.wait(job, timeout_s=timeout, watch=screen.update)
     except trio.TooSlowError:
         print(f"job {job} is not final after {timeout:g} s; it goes on", file=sys.stderr)
         raise typer.Exit(exit_codes.WAIT_TIMED_OUT) from None
