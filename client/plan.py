@@ -20,7 +20,7 @@ from tolsey.protocol.units import Account, TokenUnits
 from tolsey.protocol.wire import OfferRequest
 
 FAKED_SHARES = (0.01, 0.10, 0.50)
-"""For the odds on the plan screen: one segment in a hundred, in ten, in two."""
+"""For the odds on the plan screen: one segment in a hundred, in ten, in two; at least one whole segment each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +68,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Odds:
-    """How likely a worker that fakes `share` of a window's segments is caught in that window."""
+    """How likely a worker that fakes `faked` of a window's segments is caught in that window; share: of the window."""
 
     share: float
     faked: int
@@ -83,7 +83,7 @@ class Plan:
         candidates: everybody considered, cheapest fitting offer first, the dropped last.
         chosen: the first that fits.
         pool_size: verifiers registered in the job's class; odds count on no more than these.
-        odds: for FAKED_SHARES, over one full window.
+        odds: for each number of segments that FAKED_SHARES come to, over one full window.
     """
 
     spec: JobSpec
@@ -137,13 +137,28 @@ def make_plan(candidates: Sequence[Candidate], *, spec: JobSpec, terms: Terms, p
 
 
 def odds(segments: int, verifiers: int, samples: int) -> tuple[Odds, ...]:
-    """The odds table for a window of `segments` that `verifiers` honest verifiers sample."""
-    table = []
-    for share in FAKED_SHARES:
-        faked = max(1, round(share * segments))
-        caught = sampling.detection_odds(segments, faked, [samples] * verifiers)
-        table.append(Odds(share=share, faked=faked, caught=caught))
-    return tuple(table)
+    """The odds table for a window of `segments` that `verifiers` honest verifiers sample; fewest faked first."""
+    counts = sorted({max(1, round(share * segments)) for share in FAKED_SHARES})
+    return tuple(
+        Odds(
+            share=faked / segments,
+            faked=faked,
+            caught=sampling.detection_odds(segments, faked, [samples] * verifiers),
+        )
+        for faked in counts
+    )
+
+
+def paid_after_s(spec: JobSpec, eta_s: float, clocks: Clocks) -> float:
+    """Seconds until the last window is paid, if everybody is prompt: a window is committed when it is trained and the
+    one before is paid, and paid when its challenge window is over.
+
+    Args:
+        eta_s: seconds of training of the whole job.
+    """
+    window_s = eta_s * min(spec.segments_per_window, spec.segment_count) / spec.segment_count
+    later = (spec.window_count - 1) * max(window_s, clocks.challenge_window_s)
+    return window_s + later + clocks.challenge_window_s
 
 
 def _rank(candidate: Candidate) -> tuple[int, float, str]:

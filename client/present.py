@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from tolsey.client import timeline
 from tolsey.client.ledger import JobLog, Ledger
 from tolsey.client.money import Money
-from tolsey.client.plan import Candidate, Plan
+from tolsey.client.plan import Candidate, Plan, paid_after_s
 from tolsey.client.plots import Curve
 from tolsey.client.records import Purchase
 from tolsey.client.views import CandidateView, FetchView, JobLine, JobView, ListingView, OddsView, PlanView
@@ -48,6 +48,7 @@ def plan(made: Plan) -> PlanView:
         spec_hash=spec.spec_hash.hex(),
         steps=spec.steps,
         segments=spec.segment_count,
+        segments_per_window=min(spec.segments_per_window, spec.segment_count),
         windows=spec.window_count,
         worker=offer.worker,
         price=offer.price,
@@ -56,24 +57,27 @@ def plan(made: Plan) -> PlanView:
         bond=offer.bond,
         forfeit=offer.forfeit,
         eta_s=made.chosen.eta_s,
+        paid_after_s=paid_after_s(spec, made.chosen.eta_s, made.terms.clocks),
         clocks=dataclasses.asdict(made.terms.clocks),
         verifiers=offer.verifier_count,
         samples=offer.sample_count,
         pool_size=made.pool_size,
-        candidates=tuple(map(_candidate, made.candidates)),
+        candidates=tuple(_candidate(found, made) for found in made.candidates),
         odds=tuple(OddsView(share=o.share, faked=o.faked, caught=o.caught) for o in made.odds),
     )
 
 
-def _candidate(found: Candidate) -> CandidateView:
+def _candidate(found: Candidate, made: Plan) -> CandidateView:
     offer = found.offer
     return CandidateView(
         worker=found.account,
         class_name=found.listing.class_name,
+        class_id=found.listing.class_id.hex(),
         price=None if offer is None else offer.price,
         escrow=None if offer is None else offer.escrow,
         bond=None if offer is None else offer.bond,
         eta_s=found.eta_s,
+        paid_after_s=paid_after_s(made.spec, found.eta_s, made.terms.clocks),
         dropped=found.dropped,
     )
 

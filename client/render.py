@@ -67,6 +67,11 @@ def size(count: int) -> str:
     return f"{count / (1 << 10 * power):.1f} {'KMGT'[power - 1]}iB"
 
 
+def class_label(name: str, class_id: str) -> str:
+    """A numerics class in a table: its device, and the beginning of the id that tells it from others of that device."""
+    return f"{name.split(' torch ')[0]} {class_id[:6]}"
+
+
 def state(name: str) -> Text:
     """A job's state in its colour."""
     return Text(name, style=_STATE_STYLE.get(name, ""))
@@ -79,7 +84,8 @@ def offers(listings: Sequence[ListingView], money: Money) -> RenderableType:
     made = table("WORKER", "CLASS", "PER PFLOP", "AT LEAST", "BOND", "MEMORY", "SPEED", "BUSY", right=("BUSY",))
     for row in listings:
         made.add_row(
-            short(row.worker), row.class_name[:18], money.text(row.price_per_petaflop), money.text(row.min_price),
+            short(row.worker), class_label(row.class_name, row.class_id), money.text(row.price_per_petaflop),
+            money.text(row.min_price),
             f"{row.bond_bps / 100:.0f} %", size(row.memory_bytes), f"{row.flops_per_s / 1e9:.1f} GFLOP/s",
             f"{row.busy}/{row.capacity}",
         )  # fmt: skip
@@ -88,23 +94,27 @@ def offers(listings: Sequence[ListingView], money: Money) -> RenderableType:
 
 def plan(view: PlanView, money: Money) -> RenderableType:
     """The screen before signing."""
-    made = table("WORKER", "CLASS", "PRICE", "ESCROW", "BOND", "TIME", "", right=("PRICE", "ESCROW", "BOND", "TIME"))
+    right = ("PRICE", "ESCROW", "BOND", "TRAINS", "ALL PAID")
+    made = table("WORKER", "CLASS", *right, "", right=right)
     for row in view.candidates:
         amounts = [money.text(amount) if amount is not None else "-" for amount in (row.price, row.escrow, row.bond)]
         note = Text(row.dropped, style="dim") if row.dropped else Text("chosen" if row.worker == view.worker else "")
-        made.add_row(short(row.worker), row.class_name[:18], *amounts, duration(row.eta_s), note)
+        times = duration(row.eta_s), duration(row.paid_after_s)
+        made.add_row(short(row.worker), class_label(row.class_name, row.class_id), *amounts, *times, note)
     clocks = view.clocks
-    odds = ", ".join(f"{o.share:.0%} → {o.caught:.1%}" for o in view.odds)
+    segments = view.segments_per_window
+    odds = ", ".join(f"{o.faked} of {segments} → {o.caught:.1%}" for o in view.odds)
     drawn = min(view.verifiers, view.pool_size)
     lines = [
         f"escrow    {money.text(view.escrow)} = price {money.text(view.price)} + verdict fees "
         f"{money.text(view.verdict_escrow)}; what is not earned returns",
-        f"paid      window by window ({view.windows}), each only after it was drawn, replayed and left unchallenged",
+        f"paid      window by window ({view.windows}), each only after it was drawn, replayed and left unchallenged; "
+        f"the last about {duration(view.paid_after_s)} from now, training is {duration(view.eta_s)} of it",
         f"refund    slashed: everything back, and what was spent is made good from the bond {money.text(view.bond)}; "
         f"no commitment in time: the rest and a forfeit of {money.text(view.forfeit)}",
         f"cancel    before a commitment, for the forfeit of {money.text(view.forfeit)}",
         f"checked   {drawn} of {view.pool_size} verifiers replay {view.samples} of "
-        f"{min(view.segments, -(-view.segments // view.windows))} segments each; faked share → caught: {odds}",
+        f"{segments} segments each; faked → caught: {odds}",
         f"clocks    commit {duration(clocks['commit_window_s'])}, reveal {duration(clocks['reveal_window_s'])}, "
         f"verdict {duration(clocks['verdict_window_s'])}, challenge {duration(clocks['challenge_window_s'])}",
     ]

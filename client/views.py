@@ -52,22 +52,24 @@ class CandidateView:
 
     Attributes:
         price, escrow, bond: of its offer; null where it made none.
-        eta_s: seconds of training it expects.
+        eta_s: seconds of training it expects. paid_after_s: seconds until the last payment, if everybody is prompt.
         dropped: why it is out of the question; empty where it fits.
     """
 
     worker: str
     class_name: str
+    class_id: str
     price: int | None
     escrow: int | None
     bond: int | None
     eta_s: float
+    paid_after_s: float
     dropped: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OddsView:
-    """Chance that a worker that fakes `faked` segments of a window (`share` of them) is caught in that window."""
+    """Chance that a worker that fakes `faked` segments of a window (`share` of it) is caught in that window."""
 
     share: float
     faked: int
@@ -79,8 +81,9 @@ class PlanView:
     """`tolsey plan` and `tolsey run --dry-run`.
 
     Attributes:
-        name, spec_hash, steps, segments, windows: the job.
+        name, spec_hash, steps, segments, segments_per_window, windows: the job.
         worker: of the chosen offer; price, verdict_escrow, escrow, bond, forfeit: its money.
+        eta_s, paid_after_s: its seconds of training, and until the last payment, if everybody is prompt.
         clocks: commit_window_s, reveal_window_s, verdict_window_s, challenge_window_s.
         verifiers, samples, pool_size: drawn per window, segments each, and registered in the class.
         candidates, odds: everybody considered; the table of detection odds.
@@ -90,6 +93,7 @@ class PlanView:
     spec_hash: str
     steps: int
     segments: int
+    segments_per_window: int
     windows: int
     worker: str
     price: int
@@ -98,6 +102,7 @@ class PlanView:
     bond: int
     forfeit: int
     eta_s: float
+    paid_after_s: float
     clocks: dict[str, int]
     verifiers: int
     samples: int

@@ -79,12 +79,41 @@ def test_odds_count_no_more_verifiers_than_there_are() -> None:
     assert many.odds[0].caught == pytest.approx(1 - 0.6**3)
 
 
+def test_odds_name_each_possible_number_of_faked_segments_once() -> None:
+    assert [(o.faked, o.share) for o in plan.odds(3, 3, 1)] == [(1, 1 / 3), (2, 2 / 3)]
+    assert [o.faked for o in plan.odds(200, 3, 4)] == [2, 20, 100]
+    assert [o.caught for o in plan.odds(1, 1, 1)] == [1.0]
+    few = plan.odds(3, 2, 1)
+    assert [o.caught for o in few] == pytest.approx([1 - (2 / 3) ** 2, 1 - (1 / 3) ** 2])
+
+
+@pytest.mark.parametrize(
+    ("eta_s", "paid_s"),
+    [
+        (10.0, 5 + 65 + 65),  # quick training: two challenge windows, and the first half of the training
+        (400.0, 200 + 200 + 65),  # slow training: all of it, and the last challenge window
+    ],
+)
+def test_paid_after_counts_challenge_windows(eta_s: float, paid_s: float) -> None:
+    assert plan.paid_after_s(SPEC, eta_s, LOCAL_CLOCKS) == paid_s
+    text = drawn(render.plan(present.plan(made(candidate(1, 500_000, eta_s=eta_s))), Money()))
+    assert render.duration(paid_s) in text and f"training is {render.duration(eta_s)} of it" in text
+
+
+def test_class_label_tells_classes_of_one_device_apart() -> None:
+    name = "GenuineIntel AVX512 torch 2.9.0+cpu"
+    assert render.class_label(name, "ab" * 32) == "GenuineIntel AVX512 ababab"
+    assert render.class_label(name, "cd" * 32) != render.class_label(name, "ab" * 32)
+    text = drawn(render.plan(present.plan(made(candidate(1, 500_000))), Money()))
+    assert render.class_label("cpu", SPEC.class_id.hex()) in text
+
+
 def test_plan_screen_says_money_odds_and_reasons() -> None:
     busy = dataclasses.replace(candidate(9, 1), offer=None, dropped="is busy with 1 of 1 jobs")
     text = drawn(render.plan(present.plan(made(candidate(1, 500_000), busy)), Money()))
     for words in (
         "0.80 USD = price 0.50 USD + verdict fees 0.30 USD", "is busy with 1 of 1 jobs", "bond 5.00 USD", "chosen",
-        "3 of 3 verifiers replay 2 of 5 segments", "10% → 78.4%",
+        "3 of 3 verifiers replay 2 of 5 segments", "1 of 5 → 78.4%, 2 of 5 → 97.3%",
         f"challenge {render.duration(LOCAL_CLOCKS.challenge_window_s)}",
     ):  # fmt: skip
         assert words in text, words
