@@ -14,13 +14,13 @@ from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
-from tolsey.client.config import Settings
+from tolsey.client.config import Settings, up_again
 from tolsey.client.money import Money
 from tolsey.client.records import Purchases
 from tolsey.contracts.gateway import Gateway
 from tolsey.contracts.network_file import NetworkFile
 from tolsey.contracts.wallet import PASSPHRASE_VARIABLE, Keystore, Wallet, read_passphrase
-from tolsey.errors import ConfigError, StorageError
+from tolsey.errors import ChainUnavailable, ConfigError, StorageError
 from tolsey.network.identity import Identity
 from tolsey.protocol.encoding import keccak256
 from tolsey.protocol.units import Account
@@ -52,7 +52,11 @@ class Access:
             ChainUnavailable: the endpoint is down, on another chain, or without our contracts.
         """
         gateway = Gateway(self.network, None, timeout_s=RPC_TIMEOUT_S)
-        gateway.check_chain()
+        try:
+            gateway.check_chain()
+        except ChainUnavailable as error:
+            error.fix = up_again(self.settings.network_path) or error.fix
+            raise
         return gateway
 
     @property

@@ -33,6 +33,7 @@ import trio
 
 from tolsey.client import spec as specs
 from tolsey.client.access import Access
+from tolsey.client.config import up_again
 from tolsey.client.ledger import Ledger
 from tolsey.client.peers import Peers, is_wanted, open_peers
 from tolsey.client.plan import Candidate, Plan, Terms, examine, make_plan
@@ -177,6 +178,8 @@ async def open_shop(access: Access, request: specs.Request, wishes: Wishes) -> A
             await trio.to_thread.run_sync(_pack, blobs, built)
             async with open_peers(access, ledger=ledger, identity=Identity(key), listen=listen, store=blobs) as peers:
                 sellers = await peers.sellers()
+                if not sellers:
+                    raise nobody_heard(access.settings.network_path, ledger)
                 intent = _sealed(built, choose_class(sellers, terms, ledger), key, listen)
                 await access.purchases.keep(intent)
                 asked = _asked(intent, terms, account)
@@ -189,20 +192,32 @@ async def open_shop(access: Access, request: specs.Request, wishes: Wishes) -> A
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def nobody_heard(network_path: Path, ledger: Ledger) -> NoOffer:
+    """Why no listing is heard: nobody is there, or we know nobody who could tell."""
+    count = len(ledger.workers)
+    if not count:
+        return NoOffer("no worker is registered on this market", fix="start one: tolsey worker start")
+    there = "1 worker is" if count == 1 else f"{count} workers are"
+    if up_again(network_path) is not None:
+        return NoOffer(f"{there} registered on chain, none was heard", fix="tolsey status shows which of them runs")
+    return NoOffer(
+        f"{there} registered on chain, none was heard: put a peer's address into bootstrap of {network_path}",
+        fix='bootstrap = ["/ip4/…/tcp/…/p2p/…"]: `tolsey worker start` prints its address; ask one who runs a worker',
+    )
+
+
 def choose_class(sellers: Sequence[Listing], terms: Terms, ledger: Ledger) -> ClassId:
     """The numerics class to buy in: where most verifiers can check, then where most workers sell.
 
     A job is pinned to one class, because only equal machines give equal bits.
 
     Raises:
-        NoOffer: nobody who may have the job sells anything.
+        NoOffer: none of the sellers may have the job.
     """
     wanted = [listing for listing in sellers if is_wanted(listing.account, terms)]
     if not wanted:
         raise NoOffer(
-            f"{len(sellers)} listings heard, none of a worker that --on names ({', '.join(sorted(terms.on))})"
-            if sellers
-            else "no worker sells on this market now: nobody's listing was heard",
+            f"{len(sellers)} listings heard, none of a worker that --on names ({', '.join(sorted(terms.on))})",
             fix="tolsey offers, or start a worker: tolsey worker start",
         )
     count = Counter(listing.class_id for listing in wanted)

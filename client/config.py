@@ -17,6 +17,8 @@ NETWORK_VARIABLE = "TOLSEY_NETWORK"
 HOME_VARIABLE = "TOLSEY_HOME"
 DATA_VARIABLE = "XDG_DATA_HOME"
 LOCAL = "local"
+KEEPER_LOG = "keeper.log"
+"""What `tolsey up` leaves beside the network file that it writes."""
 LOCAL_PASSPHRASE = "local"
 """Of every key that `tolsey up` makes: they hold test dollars of a chain that lives on this machine."""
 
@@ -62,6 +64,14 @@ def market_folder(name: str = LOCAL) -> Path:
     """Where the market called `name` keeps its files on this machine."""
     data = os.environ.get(DATA_VARIABLE)
     return (Path(data) if data else Path.home() / ".local" / "share") / "tolsey" / name
+
+
+def up_again(network_path: Path) -> str | None:
+    """The command that starts this network's local market again; None for a network that `tolsey up` did not make."""
+    folder = network_path.parent
+    if not (folder / KEEPER_LOG).exists():
+        return None
+    return "tolsey up" if folder == market_folder().resolve() else f"tolsey up --home {folder}"
 
 
 def _path_from(variable: str) -> Path | None:

@@ -79,6 +79,17 @@ class Ledger:
         """Account (lower case) -> peer id of every worker, where the peer itself has signed the binding."""
         return self._bound(e for e in self.events if isinstance(e, ev.WorkerRegistered))
 
+    @cached_property
+    def workers(self) -> frozenset[str]:
+        """Accounts (lower case) of the workers that are registered and not leaving."""
+        there: set[str] = set()
+        for event in self.events:
+            if isinstance(event, ev.WorkerRegistered):
+                there.add(event.account.lower())
+            elif isinstance(event, ev.WorkerExitRequested):
+                there.discard(event.account.lower())
+        return frozenset(there)
+
     def verifier_peers(self, class_id: ClassId) -> dict[str, str]:
         """The same for the verifiers of one class."""
         return self._bound(e for e in self.events if isinstance(e, ev.VerifierRegistered) and e.class_id == class_id)
@@ -90,10 +101,12 @@ class Ledger:
             also: ids that the chain does not know yet, such as purchases just made.
 
         Raises:
-            ConfigError: none or several do.
+            ConfigError: none or several do, or there is no prefix.
         """
         wanted = prefix.lower().removeprefix("0x")
-        found = sorted({i for i in (*self.jobs, *also) if i.hex().startswith(wanted)}) if wanted else []
+        if not wanted:
+            raise ConfigError("a job's id or its beginning is due", fix="tolsey ps, or tolsey ps --all")
+        found = sorted({i for i in (*self.jobs, *also) if i.hex().startswith(wanted)})
         if len(found) == 1:
             return found[0]
         if not found:

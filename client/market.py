@@ -29,7 +29,7 @@ import trio
 from tolsey.client import audit, fetch, plots, present, timeline
 from tolsey.client import spec as specs
 from tolsey.client.access import Access, checksummed
-from tolsey.client.buying import Shop, Wishes, open_shop
+from tolsey.client.buying import Shop, Wishes, nobody_heard, open_shop
 from tolsey.client.config import LOCAL_PASSPHRASE, Settings
 from tolsey.client.exit_codes import BY_STATE
 from tolsey.client.ledger import JobLog, Ledger
@@ -55,7 +55,7 @@ from tolsey.contracts.actions import Action
 from tolsey.contracts.sender import Sender
 from tolsey.contracts.sending import send_and_wait
 from tolsey.contracts.wallet import Keystore, read_passphrase
-from tolsey.errors import ConfigError, InsufficientFunds, NetworkError
+from tolsey.errors import ConfigError, InsufficientFunds, NetworkError, NoOffer
 from tolsey.network.identity import Identity
 from tolsey.protocol.lifecycle import FINAL, State
 from tolsey.protocol.units import JobId, TokenUnits
@@ -91,6 +91,11 @@ class AsyncMarket:
         ledger = await in_thread(Ledger.read, self.access)
         async with open_peers(self.access, ledger=ledger) as peers:
             return [present.listing(listing) for listing in await peers.sellers()]
+
+    async def silence(self) -> NoOffer:
+        """Why `offers` may be empty, as far as the chain knows, and what to do: for showing, not for raising."""
+        ledger = await in_thread(Ledger.read, self.access)
+        return nobody_heard(self.access.settings.network_path, ledger)
 
     async def plan(self, job: Path | str, **wishes: Any) -> PlanView:
         """What a job would cost, without buying it; arguments as `run`."""
@@ -335,7 +340,9 @@ class AsyncMarket:
         if free < units:
             raise InsufficientFunds(
                 f"{access.money.text(free)} are free, {access.money.text(units)} are to be withdrawn",
-                fix=f"tolsey wallet withdraw {free / 10**access.money.decimals:.{access.money.decimals}f}",
+                fix=f"tolsey wallet withdraw {free / 10**access.money.decimals:.{access.money.decimals}f}"
+                if free
+                else "tolsey ps: what live jobs lock comes free as they end",
             )
         await self._send(access.writer.action.withdraw(units, checksummed(to) if to else None))
         return await self.wallet()
@@ -483,6 +490,9 @@ class Market:
 
     def offers(self) -> list[ListingView]:
         return trio.run(self.aio.offers)
+
+    def silence(self) -> NoOffer:
+        return trio.run(self.aio.silence)
 
     def plan(self, job: Path | str, **wishes: Any) -> PlanView:
         return trio.run(partial(self.aio.plan, job, **wishes))

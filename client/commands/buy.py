@@ -102,7 +102,10 @@ def offers(
     """List what workers sell now."""
     market = shared.open_market(network, home)
     found = market.offers()
-    shared.show(found, json_output, render.offers(found, market.access.money))
+    if not found and not json_output:
+        render.err.print(market.silence().diagnostics(), markup=False, soft_wrap=True)
+    else:
+        shared.show(found, json_output, render.offers(found, market.access.money))
 
 
 @app.command("follow")

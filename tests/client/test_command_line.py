@@ -12,7 +12,9 @@ import pytest
 from typer.testing import CliRunner
 
 from tolsey.client import cli
+from tolsey.client.access import Access
 from tolsey.client.market import Market
+from tolsey.client.money import Money
 from tolsey.errors import ChainUnavailable, ConfigError, LocalViolation, NoOffer
 
 HEAVY = ("torch", "web3", "libp2p", "sqlalchemy", "matplotlib")
@@ -91,6 +93,29 @@ def test_chain_down_says_so(tmp_path: Path, command: tuple[str, ...]) -> None:
     result = CliRunner().invoke(cli.app, [*command, "--network", str(network)])
     assert isinstance(result.exception, ChainUnavailable)
     assert "http://127.0.0.1:9" in result.exception.message
+
+
+def test_chain_down_of_a_local_market_says_how_to_start_it_again(tmp_path: Path) -> None:
+    for folder, fix in (
+        (tmp_path / "share" / "tolsey" / "local", "tolsey up"),
+        (tmp_path / "other", f"tolsey up --home {tmp_path / 'other'}"),
+    ):
+        folder.mkdir(parents=True)
+        (folder / "network.toml").write_text(NETWORK)
+        (folder / "keeper.log").touch()
+        result = CliRunner().invoke(cli.app, ["ps", "--network", str(folder / "network.toml")])
+        assert isinstance(result.exception, ChainUnavailable) and result.exception.fix == fix
+
+
+def test_offers_of_nobody_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "network.toml").write_text(NETWORK)
+    monkeypatch.setattr(Access, "money", Money())
+    monkeypatch.setattr(Market, "offers", lambda _market: [])
+    monkeypatch.setattr(Market, "silence", lambda _market: NoOffer("2 workers are registered, none was heard", fix="x"))
+    result = CliRunner().invoke(cli.app, ["offers", "--network", str(tmp_path / "network.toml")])
+    assert "2 workers are registered, none was heard" in result.stderr and result.stdout == ""
+    result = CliRunner().invoke(cli.app, ["offers", "--json", "--network", str(tmp_path / "network.toml")])
+    assert json.loads(result.stdout) == []
 
 
 def test_chain_down_exit_code_and_traceback_on_demand(tmp_path: Path) -> None:

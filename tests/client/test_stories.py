@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
 import trio
 from safetensors.numpy import save_file
 
-from tolsey.client import audit, fetch, plots, records, timeline
+from tolsey.client import audit, buying, fetch, plots, records, timeline
+from tolsey.client.access import Access
 from tolsey.client.ledger import Ledger
+from tolsey.client.market import AsyncMarket
 from tolsey.client.money import Money
 from tolsey.contracts import events as ev
-from tolsey.errors import ConfigError, ProofInvalid
+from tolsey.errors import ConfigError, InsufficientFunds, NoOffer, ProofInvalid
 from tolsey.protocol import merkle
 from tolsey.protocol.checkpoint import TensorBytes, state_root
 from tolsey.protocol.content import ContentId
 from tolsey.protocol.lifecycle import State
 from tolsey.protocol.offer import Domain, Offer, seal_chain
-from tolsey.protocol.units import Account, JobId, StateRoot, TokenUnits, WindowRoot
+from tolsey.protocol.units import Account, JobId, PeerId, StateRoot, TokenUnits, WindowRoot
 from tolsey.protocol.wire import Progress, Trace, TraceEntry
 
 from .offers import SPEC, candidate
@@ -91,9 +95,40 @@ def test_ledger_find_by_prefix_and_its_refusals() -> None:
     twin = JobId(JOB[:3] + bytes(29))
     with pytest.raises(ConfigError, match="2 jobs begin"):
         ledger.find(JOB.hex()[:6], also=[twin])
-    for nobody in ("", "0x", "ffffffff"):
-        with pytest.raises(ConfigError, match="no job begins"):
-            ledger.find(nobody)
+    with pytest.raises(ConfigError, match="no job begins with 'ffffffff'"):
+        ledger.find("ffffffff")
+    for nothing in ("", "0x"):
+        with pytest.raises(ConfigError, match="a job's id or its beginning is due"):
+            ledger.find(nothing)
+
+
+async def test_withdraw_of_what_is_locked_advises_no_withdrawal_of_nothing() -> None:
+    def market(free: int) -> AsyncMarket:
+        reader = SimpleNamespace(account=lambda _who: (free, 5_000_000))
+        return AsyncMarket(cast(Access, SimpleNamespace(money=Money(), reader=reader, account="0x" + "11" * 20)))
+
+    for free, fix in ((0, "tolsey ps: "), (1_500_000, "tolsey wallet withdraw 1.500000")):
+        with pytest.raises(InsufficientFunds) as caught:
+            await market(free).withdraw("2")
+        assert (caught.value.fix or "").startswith(fix)
+
+
+def test_nobody_heard_tells_an_empty_market_from_a_missing_address(tmp_path: Path) -> None:
+    def of(*events: ev.Event) -> NoOffer:
+        return buying.nobody_heard(tmp_path / "network.toml", Ledger(DOMAIN, events, 10))
+
+    assert OFFER is not None
+    there = ev.WorkerRegistered(
+        **place(1), account=OFFER.worker, bond=TokenUnits(1), peer_id=PeerId("p"), peer_signature=b""
+    )
+    gone = ev.WorkerExitRequested(**place(2), account=OFFER.worker, bond_free_at=9)
+    assert of().message == of(there, gone).message == "no worker is registered on this market"
+    assert (
+        "1 worker is registered on chain, none was heard: put a peer's address into bootstrap of" in of(there).message
+    )
+    assert "bootstrap = [" in (of(there).fix or "")
+    (tmp_path / "keeper.log").touch()
+    assert (of(there).fix or "").startswith("tolsey status")
 
 
 def test_flows_add_up_what_each_side_got() -> None:
