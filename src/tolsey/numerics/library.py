@@ -11,8 +11,8 @@ it, in words:
     lib.call("tolsey_exp", x, y, x.size)             # NumPy arrays: type and alignment are checked
     lib.function("tolsey_exp")(x_at, y_at, size)     # addresses as integers: for tensors of another library, quick
 
-Both raise MemoryError and ValueError for a kernel's error codes, and release the interpreter lock while it runs.
-Kernels set the floating-point control register to the law's at entry and give it back (native/control.c); loading
+Both raise MemoryError, ValueError and IndexError for a kernel's error codes, and release the interpreter lock while it
+runs. Kernels set the floating-point control register to the law's at entry and give it back (native/control.c); loading
 checks, by computing, that they do.
 
 Which build is loaded: the fastest that the CPU can run, or the one that `TOLSEY_ISA` names. All give the same bits.
@@ -163,7 +163,7 @@ class Library:
         """Calls a declared kernel with NumPy arrays (or None) for addresses.
 
         Raises:
-            MemoryError, ValueError: as the kernel answered.
+            MemoryError, ValueError, IndexError: as the kernel answered.
             TypeError: an array of another element type, or not aligned to its elements.
         """
         kernel = self.function(name)
@@ -188,6 +188,8 @@ def _raise_for(code: int, function: Any, arguments: tuple[Any, ...]) -> int:
         return code
     if code == 1:
         raise MemoryError(f"{function.__name__}: no memory for its working space")
+    if code == 3:
+        raise IndexError(f"{function.__name__}: an index lies outside its table")
     raise ValueError(f"{function.__name__} refused its arguments: {arguments}")
 
 

@@ -68,7 +68,7 @@
 #define INLINE static inline __attribute__((always_inline, unused))
 
 /* What an exported kernel returns; library.py turns the rest into exceptions. */
-enum { TOLSEY_OK = 0, TOLSEY_NO_MEMORY = 1, TOLSEY_BAD_ARGUMENT = 2 };
+enum { TOLSEY_OK = 0, TOLSEY_NO_MEMORY = 1, TOLSEY_BAD_ARGUMENT = 2, TOLSEY_BAD_INDEX = 3 };
 
 /* ---------------------------------------------------------------- types */
 
