@@ -105,7 +105,7 @@ INLINE vf vlog_special(vf of) {
 INLINE vf vlog(vf x) {
     vi tiny = (vi)(x < vset(0x1p-126f));
     vf scaled = vselect(tiny, x * vset(0x1p23f), x);
-    vi e = ((vi)scaled - vset_i(0x3f2aaaab)) >> 23;
+    vi e = (vi)((vu)scaled - 0x3f2aaaabu) >> 23;
     vf m = (vf)((vu)scaled - ((vu)e << 23));
     vf y = vlog_reduced(m - vset(1.0f), e - (tiny & vset_i(23)));
     return vselect((vi)(x > vset(0.0f)) & (vi)(x < vset(__builtin_inff())), y, vlog_special(x));
@@ -113,7 +113,7 @@ INLINE vf vlog(vf x) {
 
 INLINE vf vlog1p(vf x) {
     vf u = x + vset(1.0f);
-    vi e = ((vi)u - vset_i(0x3f2aaaab)) >> 23;
+    vi e = (vi)((vu)u - 0x3f2aaaabu) >> 23;
     /* 2^-e - 1, which is -1 from e = 25 on. */
     vf less = vpow2(-vselect_i((vi)(e > vset_i(64)), vset_i(64), e)) - vset(1.0f);
     vf f = (vf)((vu)x - ((vu)e << 23)) + less;
@@ -222,7 +222,7 @@ INLINE vf vcos(vf x) {
 INLINE vf vpow_size(vf a, vf y) {
     vi tiny = (vi)(a < vset(0x1p-126f));
     vf scaled = vselect(tiny, a * vset(0x1p23f), a);
-    vi e = ((vi)scaled - vset_i(0x3f3504f3)) >> 23;
+    vi e = (vi)((vu)scaled - 0x3f3504f3u) >> 23;
     vf f = (vf)((vu)scaled - ((vu)e << 23)) - vset(1.0f), n = vtof(e - (tiny & vset_i(23)));
     /* q + ql = f / (f + 2); its square s + sl, its cube c + cl; half the logarithm of 1 + f is its series. */
     vf reciprocal = vset(1.0f) / (f + vset(2.0f)), q = f * reciprocal;
@@ -254,6 +254,20 @@ INLINE vf vpow(vf x, vf y) {
     vi undefined = (vi)(x < zero) & (vi)(x > vset(-__builtin_inff())) & ~is_whole;
     r = vselect(undefined | visnan(x) | visnan(y), vset(__builtin_nanf("")), r);
     return vselect((vi)(y == zero) | (vi)(x == one), one, r);
+}
+
+/* ---------------------------------------------------------------- single operations, in order */
+
+/* From `from` to `to`, counted from the nearer end. */
+INLINE vf vlerp(vf from, vf to, float weight) {
+    vf way = to - from;
+    if (weight > -0.5f && weight < 0.5f) return from + vset(weight) * way;
+    return to - way * vset(1.0f - weight);
+}
+
+INLINE vf vsign(vf x) {
+    const vf one = vset(1.0f), zero = vset(0.0f);
+    return vselect((vi)(x > zero), one, vselect((vi)(x < zero), vneg(one), zero));
 }
 
 /* ---------------------------------------------------------------- one number */
