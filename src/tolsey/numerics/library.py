@@ -47,6 +47,8 @@ _BY_VALUE: Final[dict[str, Any]] = {
 _POINTED_AT: Final = {
     "f32*": numpy.dtype("float32"),
     "f64*": numpy.dtype("float64"),
+    "i8*": numpy.dtype("int8"),
+    "i16*": numpy.dtype("int16"),
     "i32*": numpy.dtype("int32"),
     "i64*": numpy.dtype("int64"),
     "u32*": numpy.dtype("uint32"),
