@@ -21,6 +21,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -35,7 +36,7 @@ CC_VARIABLE: Final = "CC"
 CACHE_VARIABLE: Final = "XDG_CACHE_HOME"
 
 COMMON_FLAGS: Final = (
-    *("-std=gnu11", "-O3", "-fPIC", "-shared", "-fvisibility=hidden", "-pthread", "-Wall", "-Wextra", "-Wno-psabi"),
+    *("-std=gnu11", "-O3", "-fPIC", "-fvisibility=hidden", "-pthread", "-Wall", "-Wextra", "-Wno-psabi"),
     # What the bits hang on: no contraction of a*b+c, no reassociation, no libm call where an instruction is meant.
     *("-ffp-contract=off", "-fno-fast-math", "-fno-math-errno"),
 )
@@ -137,20 +138,15 @@ def compile_build(name: str, folder: Path, *, cc: str = "") -> Path:
     Raises:
         ConfigError: as `shared_object`.
     """
-    command = [*compiler(cc), *COMMON_FLAGS, *ISAS[name].flags, *map(str, sources())]
+    command = [*compiler(cc), *COMMON_FLAGS, *ISAS[name].flags]
     target = folder / file_name(name)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".compiling-") as scratch:
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".compiling-") as scratch, ThreadPoolExecutor() as pool:
+            objects = [Path(scratch) / f"{source.stem}.o" for source in sources()]
+            list(pool.map(lambda source, out: _run([*command, "-c", source, "-o", out]), sources(), objects))
             beside = Path(scratch) / target.name
-            done = subprocess.run([*command, "-o", str(beside)], capture_output=True, text=True, check=False)
-            if done.returncode != 0:
-                shown = "\n".join(done.stderr.splitlines()[:12])
-                raise ConfigError(
-                    f"compiling the {name} kernels failed: {' '.join(command[:1])} ended with "
-                    f"{done.returncode}\n{shown}",
-                    fix=f"install a current gcc (apt-get install gcc libc6-dev), or point {CC_VARIABLE} to one",
-                )
+            _run([*command, "-shared", *objects, "-o", beside])
             beside.replace(target)
     except OSError as error:
         raise ConfigError(
@@ -158,6 +154,16 @@ def compile_build(name: str, folder: Path, *, cc: str = "") -> Path:
             fix=f"set {CACHE_VARIABLE} to a folder that can be written",
         ) from error
     return target
+
+
+def _run(command: list[str | Path]) -> None:
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        shown = "\n".join(done.stderr.splitlines()[:12])
+        raise ConfigError(
+            f"compiling the kernels failed: {command[0]} ended with {done.returncode}\n{shown}",
+            fix=f"install a current gcc (apt-get install gcc libc6-dev), or point {CC_VARIABLE} to one",
+        )
 
 
 def compiler(cc: str = "") -> list[str]:

@@ -276,6 +276,8 @@ void tolsey_control_leave(const uint64_t *saved);
 typedef int (*tolsey_task)(void *ctx, int64_t begin, int64_t end);
 TOLSEY_EXPORT int tolsey_parallel(int64_t count, int64_t grain, tolsey_task task, void *ctx);
 TOLSEY_EXPORT int tolsey_threads(void);
+/* How many threads a job brought now may get: 1 inside a task. For choosing a grain, never for choosing an order. */
+int tolsey_helpers(void);
 
 /* scratch.c: memory of the calling thread, aligned to 64 bytes, kept for the next call, lost at the next request for the
  * same slot. NULL when there is none: return TOLSEY_NO_MEMORY. Contents are left over from before. Each use has a slot of

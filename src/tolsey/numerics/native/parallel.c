@@ -35,6 +35,8 @@ static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 TOLSEY_EXPORT int tolsey_threads(void) { return wanted_threads; }
 
+int tolsey_helpers(void) { return in_task ? 1 : wanted_threads; }
+
 /* How many threads the next jobs may use, 1 to 256. Any thread may call it; a running job keeps what it has. */
 TOLSEY_EXPORT int tolsey_set_threads(int threads) {
     if (threads < 1 || threads > MAX_THREADS) return TOLSEY_BAD_ARGUMENT;
