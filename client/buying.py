@@ -91,7 +91,7 @@ class Shop:
             InsufficientFunds: nothing was sent. Reverted: the market refused; nothing is locked.
         """
         offer, chosen = self.plan.offer, self.plan.chosen
-        gateway = await trio.to_thread.run_sync(lambda: self._access.writer)
+        gateway = await trio.to_thread.run_sync(lambda: self._access.writer, abandon_on_cancel=True)
         sender = Sender(gateway, self._database)
         await self._fund(sender, offer.escrow)
         job_id = offer.job_id(self._access.network.domain)

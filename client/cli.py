@@ -10,7 +10,10 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import termios
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, NoReturn
@@ -126,11 +129,26 @@ def load(name: str) -> Any:
 
 def main(argv: list[str] | None = None) -> NoReturn:
     """Runs the command line and exits; every TolseyError becomes its diagnostics and its exit code."""
-    try:
-        app(argv)
-    except BaseException as caught:  # noqa: BLE001  # the last door: sorted below, nothing is swallowed
-        sys.exit(report(caught))
+    with _kept_terminal():
+        try:
+            app(argv)
+        except BaseException as caught:  # noqa: BLE001  # the last door: sorted below, nothing is swallowed
+            sys.exit(report(caught))
     sys.exit(0)
+
+
+@contextmanager
+def _kept_terminal() -> Iterator[None]:
+    """Gives the terminal back as it was: a passphrase prompt that Ctrl-C leaves behind has turned its echo off."""
+    try:
+        before = termios.tcgetattr(sys.stdin)
+    except (OSError, ValueError, termios.error):  # no terminal
+        yield
+        return
+    try:
+        yield
+    finally:
+        termios.tcsetattr(sys.stdin, termios.TCSANOW, before)
 
 
 def report(caught: BaseException) -> int:
@@ -138,8 +156,8 @@ def report(caught: BaseException) -> int:
     if isinstance(caught, SystemExit):
         return caught.code if isinstance(caught.code, int) else int(caught.code is not None)
     leaf = exit_codes.leaf_of(caught)
-    if isinstance(leaf, KeyboardInterrupt):
-        print("interrupted", file=sys.stderr)
+    if isinstance(leaf, KeyboardInterrupt | exit_codes.Interrupted):
+        print(": ".join(["interrupted", *map(str, leaf.args)]), file=sys.stderr)
         return exit_codes.INTERRUPTED
     if os.environ.get(TRACEBACK_VARIABLE):
         traceback.print_exception(caught)

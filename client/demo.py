@@ -41,15 +41,17 @@ from tolsey.contracts.local_chain import Engine
 from tolsey.contracts.views import BURN, NOBODY
 from tolsey.protocol.offer import Clocks
 from tolsey.protocol.units import Seconds
-from tolsey.runtime.child_client import class_of
 
 HONEST, CHEAT = "worker-1", "worker-3"
 EXAMPLE = Path(__file__).parent / "examples" / "byte_gpt.py"
 VERDICT_S, PANEL_S = 16, 14
 """On two idle cores two verifiers start torch, replay a segment, and replay it again where it differs, in 10 s."""
-IDLE_CHILDREN_S = 3.0
-"""What two training processes started at once take on an idle machine of 2023 (2.7 s were measured)."""
-MAX_STRETCH = 8.0
+CLOCKS = Clocks(
+    commit_window_s=Seconds(240),
+    reveal_window_s=Seconds(3),
+    verdict_window_s=Seconds(VERDICT_S),
+    challenge_window_s=Seconds(2 * VERDICT_S + 2),  # outlasts sealing and revealing of verdicts
+)
 STEPS, FAST_STEPS = 100, 60
 STEPS_PER_SEGMENT = 20
 JOB_FILE = """\
@@ -138,11 +140,9 @@ async def _play(folder: Path, engine: Engine, fast: bool) -> Promises:
     began = time.monotonic()
     actors = [worker(1), worker(2), _cheat(3), verifier(1), verifier(2), verifier(3)]
     render.out.print("[bold]Tolsey: training is bought, checked by running it again, and only then paid.[/]\n")
-    stretch = await _measure()
-    clocks = clocks_for(stretch)
-    terms = replace(yard.LOCAL_TERMS, panel_window_s=Seconds(round(PANEL_S * stretch)))
+    terms = replace(yard.LOCAL_TERMS, panel_window_s=Seconds(PANEL_S))
     async with open_local_market(
-        folder / "market", actors, engine=engine, clocks=clocks, terms=terms, say=lambda line: render.out.print(line)
+        folder / "market", actors, engine=engine, clocks=CLOCKS, terms=terms, say=lambda line: render.out.print(line)
     ) as market:
         money = Access(Settings.find(network=market.network_path)).money
         promises, teller = Promises(money), Teller(market)
@@ -254,30 +254,6 @@ async def _act_three(market: Market, teller: Teller, promises: Promises, jobs: l
     )
     promises.check(
         found["jobs"] == {"completed": 1, "slashed": 1} and len(jobs) == 2, "one job completed, one slashed, as seen"
-    )
-
-
-async def _measure() -> float:
-    """How many times slower than an idle machine this one is now: a busy one gets longer clocks, not a failed demo."""
-    await class_of()  # the first one reads torch from disk and compiles our own files
-    began = time.monotonic()
-    async with trio.open_nursery() as nursery:
-        for _ in range(2):
-            nursery.start_soon(class_of)
-    stretch = min(MAX_STRETCH, max(1.0, (time.monotonic() - began) / IDLE_CHILDREN_S))
-    if stretch > 1.5:
-        render.out.print(f"this machine is busy or slow: all clocks are {stretch:.1f} times longer")
-    return stretch
-
-
-def clocks_for(stretch: float) -> Clocks:
-    """The job's clocks, seconds; the challenge window outlasts sealing and revealing of verdicts."""
-    verdict_s = round(VERDICT_S * stretch)
-    return Clocks(
-        commit_window_s=Seconds(round(240 * stretch)),
-        reveal_window_s=Seconds(3),
-        verdict_window_s=Seconds(verdict_s),
-        challenge_window_s=Seconds(2 * verdict_s + 2),
     )
 
 

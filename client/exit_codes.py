@@ -27,12 +27,16 @@ BY_STATE: dict[State, int] = {
     State.VOIDED: 14,
 }
 _ENDS = {
-    State.COMPLETED: "every window verified and paid; the final checkpoint is yours",
+    State.COMPLETED: "every window was paid, its challenge window over; those for which no verifier vouched are named",
     State.SLASHED: "the worker was caught or hid its trace; you were refunded, and made whole from its bond",
     State.EXPIRED: "the worker did not commit in time; unspent escrow and the forfeit came back",
     State.CANCELLED: "you cancelled or the worker resigned; the forfeit went to the other side",
     State.VOIDED: "the judges reached no ruling; the rest of your escrow and both bonds went back",
 }
+
+
+class Interrupted(Exception):
+    """Ctrl-C, with a sentence on what became of the work; a bare KeyboardInterrupt is ended by Typer without a word."""
 
 
 def leaf_of(caught: BaseException) -> BaseException:

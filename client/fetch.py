@@ -13,13 +13,12 @@ step 5 fails even though its content id fits, because the content id is only the
 from __future__ import annotations
 
 import itertools
-import json
 import mmap
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import trio
 
@@ -27,17 +26,8 @@ from tolsey.client.peers import Peers
 from tolsey.errors import CheckpointUnavailable, NetworkError, ProofInvalid, RemoteViolation, StorageError
 from tolsey.network.transfer import fetch
 from tolsey.protocol import merkle
-from tolsey.protocol.checkpoint import (
-    DTYPE_BYTES,
-    DTYPE_FROM_FILE,
-    MAX_HEADER_BYTES,
-    MAX_HEADER_DEPTH,
-    TensorBytes,
-    segment_leaf,
-    state_root_of,
-    tensor_root,
-)
-from tolsey.protocol.encoding import is_deeper
+from tolsey.protocol.checkpoint import TensorBytes, segment_leaf, state_root
+from tolsey.protocol.checkpoint_file import LENGTH_BYTES, header_bytes, parse_header, step_and_cursor
 from tolsey.protocol.offer import Domain, Offer
 from tolsey.protocol.units import JobId, StateRoot, WindowRoot
 from tolsey.protocol.wire import Trace, TraceEntry
@@ -157,38 +147,21 @@ def read_state(path: Path, profile: str) -> FileState:
                 view.release()
     except OSError as cause:
         raise StorageError(f"cannot read {path}: {cause.strerror}") from cause
-    except (ValueError, KeyError, TypeError) as cause:
+    except (RemoteViolation, ValueError) as cause:
         raise ProofInvalid(f"{path} is no checkpoint: {cause}") from cause
 
 
 def _state_of(view: memoryview, profile: str) -> FileState:
-    length = int.from_bytes(view[:8], "little")
-    if not 2 <= length <= min(MAX_HEADER_BYTES, len(view) - 8):
-        raise ValueError(f"header of {length} bytes in a file of {len(view)}")
-    text = bytes(view[8 : 8 + length])
-    if is_deeper(text, MAX_HEADER_DEPTH):
-        raise ValueError(f"header nests deeper than {MAX_HEADER_DEPTH} levels")
-    header: Any = json.loads(text)
-    metadata = header.pop("__metadata__")
-    start = 8 + length
-    roots: dict[str, bytes] = {}
-    end = 0
-    for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
-        first, last = entry["data_offsets"]
-        if first != end or last < first or start + last > len(view):
-            raise ValueError(f"tensor {name!r:.60} leaves a gap or reaches past the end")
-        end = last
-        dtype = DTYPE_FROM_FILE[entry["dtype"]]
-        if dtype not in DTYPE_BYTES:
-            raise ValueError(f"tensor {name!r:.60} has element type {dtype}")
-        with view[start + first : start + last] as raw:
-            roots[name] = tensor_root(TensorBytes(name=name, dtype=dtype, shape=tuple(entry["shape"]), raw=raw))
-    if start + end != len(view):
-        raise ValueError(f"{len(view) - start - end} bytes at the end belong to no tensor")
-    step, cursor = int(metadata["step"]), int(metadata["cursor"])
-    ordered = [roots[name] for name in sorted(roots, key=str.encode)]
-    root = state_root_of(ordered, step=step, cursor=cursor, profile=profile)
-    return FileState(root=StateRoot(root), step=step, cursor=cursor)
+    length = header_bytes(bytes(view[:LENGTH_BYTES]), len(view))
+    start = LENGTH_BYTES + length
+    header = parse_header(bytes(view[LENGTH_BYTES:start]), len(view) - start)
+    step, cursor = step_and_cursor(header.metadata)
+    tensors = (
+        TensorBytes(name=name, dtype=item.dtype, shape=item.shape, raw=view[start + item.first : start + item.last])
+        for name, item in header.tensors.items()
+    )
+    root = state_root(tensors, step=step, cursor=cursor, profile=profile, threads=os.cpu_count() or 1)
+    return FileState(root=root, step=step, cursor=cursor)
 
 
 def sources_of(peers: Peers, ids: Sequence[str]) -> list[tuple[str, list[str]]]:

@@ -20,11 +20,11 @@ import argparse
 import dataclasses
 import json
 import os
-import select
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
@@ -35,6 +35,7 @@ import trio
 
 from tolsey import log
 from tolsey.client.config import LOCAL, LOCAL_PASSPHRASE
+from tolsey.client.processes import end, followers, is_alive, started_tick
 from tolsey.contracts import deploy as yard
 from tolsey.contracts.devchain import dev_keys
 from tolsey.contracts.gateway import Gateway
@@ -42,10 +43,11 @@ from tolsey.contracts.local_chain import Engine, start_chain
 from tolsey.contracts.network_file import NetworkFile
 from tolsey.contracts.sending import send_and_wait
 from tolsey.contracts.wallet import PASSPHRASE_VARIABLE, Keystore, Wallet
-from tolsey.errors import ConfigError, TolseyError
+from tolsey.errors import ConfigError, StorageError, TolseyError
 from tolsey.network.identity import Identity
 from tolsey.protocol.offer import LOCAL_CLOCKS, Clocks
-from tolsey.protocol.units import Account, TokenUnits
+from tolsey.protocol.units import Account, Seconds, TokenUnits
+from tolsey.runtime.child_client import class_of
 from tolsey.storage.lock import FolderLock
 
 BLOCK_TIME_S = 1.0
@@ -53,11 +55,16 @@ BLOCK_TIME_S = 1.0
 READY_S = 180.0
 """An actor imports torch, makes keys, registers and measures itself; six of them share the machine's cores."""
 STOP_S = 20.0
+IDLE_CHILDREN_S = 3.0
+"""What two training processes started at once take on an idle machine of 2023 (2.7 s were measured)."""
+MAX_STRETCH = 8.0
 LOCAL_SCRYPT_N = 1 << 12
 """Keys of a chain on this machine hold nothing: 2^12 costs 10 ms to open where 2^17 costs half a second."""
 CLIENT_DOLLARS = 1_000
 CLIENT_GAS_WEI = 10 * 10**18
 DOLLAR = yard.DOLLAR
+
+NOTE = "market.json"
 
 Say = Callable[[str], None]
 
@@ -137,13 +144,21 @@ async def open_local_market(
 
     Args:
         folder: made where missing; a chain that was there before goes on with its history.
+        clocks, terms: as an idle machine needs them; a busy or slow one gets longer clocks.
         say: told one line per step, for a person.
 
     Raises:
-        StorageError: a market runs in this folder. ConfigError: an actor ended before it served; quotes its log.
+        ConfigError: a market runs in this folder; or an actor ended before it served, with the end of its log.
     """
-    lock = FolderLock(folder, "market.lock")
     try:
+        lock = FolderLock(folder, "market.lock")
+    except StorageError as error:
+        raise ConfigError(f"a market runs in {folder}", fix="tolsey status shows it, tolsey down stops it") from error
+    try:
+        await trio.to_thread.run_sync(_end_leftovers, folder)
+        stretch = await _measured_stretch(say)
+        clocks = stretched(clocks, stretch, at_most_s=terms.max_window_s)
+        terms = dataclasses.replace(terms, panel_window_s=Seconds(round(terms.panel_window_s * stretch)))
         chain = await start_chain(folder / "chain", 0, engine, block_time_s=BLOCK_TIME_S)
         say(f"chain    {chain.engine} serves at {chain.url}")
         running: list[tuple[Member, subprocess.Popen[bytes]]] = []
@@ -172,7 +187,7 @@ async def open_local_market(
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(_stop_all, [process for _, process in reversed(running)])
                 await chain.stop()
-            (folder / "market.json").unlink(missing_ok=True)
+            (folder / NOTE).unlink(missing_ok=True)
     finally:
         lock.release()
 
@@ -204,23 +219,10 @@ def give_gas(network: NetworkFile, account: Account) -> None:
 def read_note(folder: Path) -> dict[str, Any] | None:
     """What market.json says, or None where no market was left running."""
     with suppress(OSError, ValueError):
-        note = json.loads((folder / "market.json").read_text())
+        note = json.loads((folder / NOTE).read_text())
         if isinstance(note, dict):
             return note
     return None
-
-
-def is_alive(pid: int, started: int) -> bool:
-    """Whether the process that was started at that tick still runs (a pid alone may belong to another by now)."""
-    return started_tick(pid) == started
-
-
-def started_tick(pid: int) -> int:
-    """When a process started, in clock ticks since boot; 0 for none (Linux /proc/PID/stat, field 22)."""
-    with suppress(OSError, ValueError, IndexError):
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return 0 if fields[0] == "Z" else int(fields[19])
-    return 0
 
 
 def stop_market(folder: Path) -> bool:
@@ -231,20 +233,31 @@ def stop_market(folder: Path) -> bool:
     """
     note = read_note(folder)
     if note is None:
-        return False
+        return _end_leftovers(folder)
     keeper = note["keeper"]
     stopped = False
     if is_alive(keeper["pid"], keeper["started"]):
-        if not _end(keeper["pid"], signal.SIGTERM, STOP_S + 3 * STOP_S):
+        if not end(keeper["pid"], signal.SIGTERM, STOP_S + 3 * STOP_S):
             raise ConfigError(f"the market's keeper {keeper['pid']} does not end", fix=f"kill -9 {keeper['pid']}")
         stopped = True
-    for member in reversed(note["members"]):  # a keeper that was killed leaves its children
-        if is_alive(member["pid"], member["started"]):
-            if not _end(member["pid"], signal.SIGTERM, STOP_S):
-                _end(member["pid"], signal.SIGKILL, STOP_S)
-            stopped = True
-    (folder / "market.json").unlink(missing_ok=True)
-    return stopped
+    return _end_leftovers(folder, note) or stopped
+
+
+def _end_leftovers(folder: Path, note: dict[str, Any] | None = None) -> bool:
+    """Ends what a keeper that was killed has left running, and followers that a buyer has detached; blocks.
+
+    Returns:
+        Whether any process of the market was still there.
+    """
+    note = note or read_note(folder) or {"members": []}
+    left = [(member["pid"], member["started"]) for member in reversed(note["members"])]
+    left += followers(folder / "client")
+    alive = [(pid, started) for pid, started in left if is_alive(pid, started)]
+    for pid, _ in alive:
+        if not end(pid, signal.SIGTERM, STOP_S):
+            end(pid, signal.SIGKILL, STOP_S)
+    (folder / NOTE).unlink(missing_ok=True)
+    return bool(alive)
 
 
 def _network(folder: Path, url: str, clocks: Clocks, terms: yard.Terms) -> tuple[NetworkFile, Path]:
@@ -286,6 +299,33 @@ def _free_port(wanted: int) -> int:
             probe.bind(("127.0.0.1", port))
             return int(probe.getsockname()[1])
     raise ConfigError("no free port on 127.0.0.1")
+
+
+async def _measured_stretch(say: Say) -> float:
+    """How many times slower than an idle machine this one is: with clocks of an idle one, verifiers would be late."""
+    await class_of()  # the first one reads torch from disk and compiles our own files
+    began = time.monotonic()
+    async with trio.open_nursery() as nursery:
+        for _ in range(2):
+            nursery.start_soon(class_of)
+    stretch = min(MAX_STRETCH, max(1.0, (time.monotonic() - began) / IDLE_CHILDREN_S))
+    if stretch > 1.5:
+        say(f"this machine is busy or slow: all clocks are {stretch:.1f} times longer")
+    return stretch
+
+
+def stretched(clocks: Clocks, stretch: float, *, at_most_s: int) -> Clocks:
+    """Clocks of a job on a machine that is `stretch` times slower; what the buyer does alone stays as quick."""
+
+    def longer(window_s: Seconds) -> Seconds:
+        return Seconds(min(at_most_s, round(window_s * stretch)))
+
+    return Clocks(
+        commit_window_s=longer(clocks.commit_window_s),
+        reveal_window_s=clocks.reveal_window_s,
+        verdict_window_s=longer(clocks.verdict_window_s),
+        challenge_window_s=longer(clocks.challenge_window_s),
+    )
 
 
 async def _start_all(
@@ -389,20 +429,6 @@ def _stop_all(processes: Sequence[subprocess.Popen[bytes]]) -> None:
             process.stdout.close()
 
 
-def _end(pid: int, with_signal: int, patience_s: float) -> bool:
-    """Signals a process and waits until it has ended, without asking again and again (a pidfd is readable then)."""
-    try:
-        handle = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return True
-    try:
-        with suppress(ProcessLookupError):
-            signal.pidfd_send_signal(handle, with_signal)
-        return bool(select.select([handle], [], [], patience_s)[0])
-    finally:
-        os.close(handle)
-
-
 def _write_note(market: Market) -> None:
     note = {
         "keeper": {"pid": os.getpid(), "started": started_tick(os.getpid())},
@@ -416,7 +442,7 @@ def _write_note(market: Market) -> None:
     }  # fmt: skip
     part = market.folder / ".market.json.part"
     part.write_text(json.dumps(note, indent=1) + "\n")
-    part.replace(market.folder / "market.json")
+    part.replace(market.folder / NOTE)
 
 
 # The keeper: what `tolsey up` leaves behind.

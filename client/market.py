@@ -36,6 +36,7 @@ from tolsey.client.ledger import JobLog, Ledger
 from tolsey.client.local_market import DOLLAR, LOCAL_SCRYPT_N, give_gas, mint
 from tolsey.client.peers import Peers, open_peers
 from tolsey.client.plan import Plan
+from tolsey.client.processes import note_follower
 from tolsey.client.records import Purchase
 from tolsey.client.serve import Following, Update, Watcher, in_thread, pause_of
 from tolsey.client.views import (
@@ -149,21 +150,25 @@ class AsyncMarket:
         Args:
             job: `.toml` or `.py` file (spec.py).
             decide: sees the plan before anything is signed.
-            watch: told how it goes. tell: told "accepted" with the job id and "detached" with the process id.
+            watch: told how it goes. tell: told "locking" and "accepted" with the job id, before and after the escrow
+                is locked, and "detached" with the process id.
             detach: leave the following to a process of its own and return at once.
             out: download the final checkpoint there.
             wishes: data, max_cost, verifiers, samples, on (buying.Wishes).
 
         Raises:
             NoOffer, InsufficientFunds, SpecInvalid, Reverted: nothing was bought.
+
+        Cancelled while `decide` thinks, it leaves at once; its thread is left to end by itself.
         """
         started = time.monotonic()
         request = specs.read_request(Path(job))
         first = _FirstStep(watch, started)
         async with AsyncExitStack() as stack:
             shop: Shop = await stack.enter_async_context(open_shop(self.access, request, _wishes(wishes)))
-            if not await trio.to_thread.run_sync(decide, shop.plan):
+            if not await trio.to_thread.run_sync(decide, shop.plan, abandon_on_cancel=True):
                 return None
+            tell("locking", shop.plan.offer.job_id(self.access.network.domain).hex())
             purchase, sender = await shop.accept()
             job_id = _job_id(purchase)
             tell("accepted", job_id.hex())
@@ -189,7 +194,7 @@ class AsyncMarket:
         ledger = await in_thread(Ledger.read, self.access)
         key = purchase.peer_key
         with self.access.blobs_of(key) as blobs, self.access.outbox_of(key) as database:
-            gateway = await trio.to_thread.run_sync(lambda: self.access.writer)
+            gateway = await trio.to_thread.run_sync(lambda: self.access.writer, abandon_on_cancel=True)
             sender = Sender(gateway, database)
             await sender.recover()
             async with open_peers(
@@ -414,6 +419,7 @@ class AsyncMarket:
                 command, stdin=subprocess.DEVNULL, stdout=log_file, stderr=log_file, env=environment,
                 start_new_session=True,
             )  # fmt: skip
+        note_follower(self.access.home, job_id.hex()[:12], process.pid)
         return process.pid
 
     def _wallet_now(self) -> WalletView:

@@ -100,6 +100,7 @@ class Following:
         return final
 
     async def _turns(self) -> State:
+        wait_s, down = self._pause_s, ""
         while True:
             try:
                 view = await in_thread(self._gateway.job, self._job_id)
@@ -109,10 +110,13 @@ class Following:
                     return view.state
                 self._check_known(view, now_ts)
                 await self._turn(view, now_ts)
+                wait_s, down = self._pause_s, ""
             except (ChainUnavailable, Reorged) as error:
-                _log.info("job %s: %s", self._job_id.hex()[:12], error.message)
+                if error.message != down:
+                    _log.info("job %s: %s; asking again", self._job_id.hex()[:12], error.message)
                 self._tell(note=error.message)
-            await trio.sleep(self._pause_s)
+                wait_s, down = min(2 * wait_s, SLOWEST_S), error.message
+            await trio.sleep(wait_s)
 
     async def _turn(self, view: JobView, now_ts: int) -> None:
         action = self._gateway.action

@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from tolsey.client import render
+from tolsey.client import exit_codes, render
 from tolsey.client.money import Money
 from tolsey.client.serve import Update
 from tolsey.protocol.lifecycle import FINAL, State
@@ -30,12 +30,15 @@ _PHASES = {
 class Screen:
     """A context manager; `update` and `tell` may be called inside it.
 
+    An interrupt that leaves it says what becomes of the job (cli.py prints the words).
+
     Args:
-        quiet: say nothing at all.
+        job: the one that is followed; None where it is still to be bought. quiet: say nothing at all.
     """
 
-    def __init__(self, money: Money, *, quiet: bool = False) -> None:
+    def __init__(self, money: Money, *, job: str | None = None, quiet: bool = False) -> None:
         self._money, self._quiet = money, quiet
+        self._left_behind = "nothing was bought" if job is None else _goes_on(job)
         self._is_live = render.err.is_terminal and not quiet
         self._bar = Progress(
             TextColumn("{task.fields[state]:<26}"), BarColumn(bar_width=24), TextColumn("{task.fields[line]}"),
@@ -47,6 +50,12 @@ class Screen:
 
     def tell(self, event: str, value: Any) -> None:
         """Says that the job was accepted or left to a follower."""
+        if event == "locking":
+            self._left_behind = (
+                f"the escrow may be locked already: tolsey show {value[:12]} says, tolsey follow goes on"
+            )
+        elif event == "accepted":
+            self._left_behind = _goes_on(value[:12])
         if self._quiet:
             return
         if event == "accepted":
@@ -88,6 +97,12 @@ class Screen:
     ) -> None:
         if self._task is not None:
             self._bar.stop()
+        if error is not None and isinstance(exit_codes.leaf_of(error), KeyboardInterrupt):
+            raise exit_codes.Interrupted(self._left_behind) from error
+
+
+def _goes_on(job: str) -> str:
+    return f"the job goes on: tolsey follow {job} takes it up again, tolsey cancel {job} ends it for the forfeit"
 
 
 def _line(update: Update) -> str:

@@ -13,9 +13,10 @@ from tolsey.client import present
 from tolsey.client.access import Access
 from tolsey.client.config import Settings
 from tolsey.client.ledger import Ledger
-from tolsey.client.local_market import is_alive, read_note
+from tolsey.client.local_market import read_note
 from tolsey.client.money import Money
 from tolsey.client.peers import open_peers
+from tolsey.client.processes import is_alive
 from tolsey.client.views import ListingView, ProcessView, StatusView
 from tolsey.errors import ChainError
 

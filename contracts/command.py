@@ -100,7 +100,7 @@ def deploy_command(
     out: Path | None = OUT,
     wallet: Path | None = WALLET,
     passphrase_file: Path | None = PASSPHRASE_FILE,
-    fee_bps: int = typer.Option(0, help="Protocol fee in 1/100 %, at most 200."),
+    fee_bps: int = typer.Option(0, min=0, max=200, help="Protocol fee in 1/100 %; the contract allows no more."),
     treasury: str | None = typer.Option(None, help="Account that gets the fee; due where there is one."),
     worker_bond: str | None = typer.Option(None, help="In whole tokens, as all bonds and fees here."),
     verifier_bond: str | None = typer.Option(None),

@@ -155,10 +155,13 @@ class SegmentDemanded(JobEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SegmentAnswered(JobEvent):
+    """Holds the whole opening; `proof` are the siblings, lowest first."""
+
     challenger: Account
     segment: int
     input_root: StateRoot
     output_root: StateRoot
+    proof: tuple[bytes, ...]
     to_worker: TokenUnits
     returned: TokenUnits
 

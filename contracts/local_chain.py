@@ -10,6 +10,7 @@ line that the child prints once it listens; nobody sleeps and hopes.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import os
 import selectors
@@ -183,6 +184,11 @@ def _command(engine: str, data_dir: Path, port: int, block_time_s: float) -> lis
         found = anvil.find_anvil()
         assert found is not None, "_choose looked for it"
         return anvil.anvil_command(found, data_dir, port, block_time_s=block_time_s)
+    if importlib.util.find_spec("eth") is None:  # py-evm
+        raise ConfigError(
+            "the embedded chain is not installed, and no anvil was found or asked for",
+            fix="pip install 'tolsey[chain]', or npm install @foundry-rs/anvil",
+        )
     command = [sys.executable, "-m", "tolsey.contracts.devchain", "--data", str(data_dir), "--port", str(port)]
     return [*command, "--follow-stdin", "--block-time", str(block_time_s)]
 

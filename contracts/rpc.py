@@ -9,6 +9,7 @@ web3's provider carries the bytes; it may be used by several threads at once. Ne
 
 from __future__ import annotations
 
+import os
 import re
 from typing import Any
 
@@ -44,8 +45,15 @@ class Rpc:
 
     def __init__(self, url: str, *, timeout_s: float = 10) -> None:
         self.url = url
+        self._timeout_s = timeout_s
+        self._connect()
+
+    def _connect(self) -> None:
         # The callers retry where it is right to; web3's own retries would hide a dead node for seconds.
-        self._provider = HTTPProvider(url, request_kwargs={"timeout": timeout_s}, exception_retry_configuration=None)
+        self._provider = HTTPProvider(
+            self.url, request_kwargs={"timeout": self._timeout_s}, exception_retry_configuration=None
+        )
+        self._pid = os.getpid()
 
     def call(self, method: str, *params: Any) -> Any:
         """The `result` of one request.
@@ -53,6 +61,8 @@ class Rpc:
         Raises:
             ChainUnavailable: see above. RpcRefused: an error object came back.
         """
+        if self._pid != os.getpid():  # a forked process would read the answers to its parent's requests
+            self._connect()
         try:
             answer: Any = self._provider.make_request(RPCEndpoint(method), list(params))
         except (requests.RequestException, Web3Exception, ValueError, OSError) as error:

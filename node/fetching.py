@@ -43,15 +43,14 @@ class Fetcher:
         return self._blobs.path_of(content_id).stat().st_size
 
     async def _bring(self, content_id: ContentId, peer_id: str, max_bytes: int) -> None:
-        into = self._blobs.partial_path(content_id)
-        await trio.to_thread.run_sync(self._blobs.require_room, 0)
+        into, room = self._blobs.partial_path(content_id), self._blobs.require_room
         try:
             sources = [(peer_id, self._host.addrs_of(peer_id) or await self._discovery.find_peer(peer_id))]
-            await fetch(self._host, content_id, sources, into, max_bytes=max_bytes)
+            await fetch(self._host, content_id, sources, into, max_bytes=max_bytes, require_room=room)
         except NetworkError:
             others = await self._discovery.find_providers(content_id, at_least=PROVIDERS_WANTED)
             others = [(peer, addrs) for peer, addrs in others if peer != peer_id]
             if not others:
                 raise
-            await fetch(self._host, content_id, others, into, max_bytes=max_bytes)
+            await fetch(self._host, content_id, others, into, max_bytes=max_bytes, require_room=room)
         await trio.to_thread.run_sync(lambda: self._blobs.put_file(into, move=True))

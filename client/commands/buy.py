@@ -105,7 +105,7 @@ def follow(
 ) -> None:
     """Serve a job's inputs and reveal its secrets until it is final."""
     market = shared.open_market(network, home, passphrase_file)
-    with Screen(market.access.money, quiet=json_output) as screen:
+    with Screen(market.access.money, job=job, quiet=json_output) as screen:
         result = market.follow(job, watch=screen.update)
     _finish(result, json_output)
 
@@ -115,7 +115,7 @@ def _agreed(plan: Plan, money: Money, *, yes: bool, json_output: bool) -> bool:
     view = present.plan(plan)
     if not json_output:
         render.err.print(render.plan(view, money))
-    return yes or typer.confirm("Lock the escrow and buy?", default=False, err=True)
+    return yes or shared.agreed("Lock the escrow and buy?")
 
 
 def _show_plan(view: views.PlanView, money: Money, json_output: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -35,3 +36,13 @@ def show(view: Any, as_json: bool, drawn: RenderableType) -> None:
 def is_interactive() -> bool:
     """Whether a person can be asked."""
     return sys.stdin.isatty()
+
+
+def agreed(question: str) -> bool:
+    """Asks a person on standard error; yes is `y` or `yes`, everything else is no.
+
+    Reads the terminal below Python's own buffer: the thread that waits here is left behind on Ctrl-C, and one that
+    holds the buffer's lock would stop the interpreter from ending.
+    """
+    print(f"{question} [y/N]: ", end="", file=sys.stderr, flush=True)
+    return os.read(sys.stdin.fileno(), 1024).strip().lower() in (b"y", b"yes")

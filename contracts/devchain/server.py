@@ -71,7 +71,7 @@ class DevChainServer(ThreadingHTTPServer):
         """Mines a block every `seconds` until `stop`, besides those that transactions cause."""
         while not stop.wait(seconds):
             with self.lock:
-                self.rpc.engine.mine()
+                self.rpc.engine.mine_if_due()
 
     def answer_all(self, body: bytes) -> Any:
         """The response object, or list of them, to a request body."""

@@ -173,6 +173,7 @@ abstract contract Disputes is IDisputes, JobRules {
             d.segment,
             opening.inputRoot,
             opening.outputRoot,
+            opening.proof,
             toWorker,
             _challengeBond - toWorker
         );

@@ -216,6 +216,27 @@ def test_state_of_a_damaged_file_is_another_or_refused(tmp_path: Path, damage: s
         assert damage == "flipped" and found != honest
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        (b'"I64"', b'"F16"', "it needs 140000"),
+        (b'"param.a"', b'"param.b"', "twice"),
+        (b'"30"', b'"3_"', "step '3_'"),
+        (b'"dtype":"F32"', b'"dtypo":"F32"', "not exactly dtype"),
+    ],
+)
+def test_state_of_a_file_with_a_lying_header_is_refused_by_name(
+    tmp_path: Path, old: bytes, new: bytes, reason: str
+) -> None:
+    path = tmp_path / "x.safetensors"
+    checkpoint(path)
+    raw = path.read_bytes()
+    assert raw.count(old) == 1
+    path.write_bytes(raw.replace(old, new))
+    with pytest.raises(ProofInvalid, match=reason):
+        fetch.read_state(path, "pinned")
+
+
 def test_choose_segments_bounds() -> None:
     assert audit.choose_segments(4, segment=None, sample=None, full=True) == [0, 1, 2, 3]
     assert audit.choose_segments(4, segment=2, sample=None, full=False) == [2]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import importlib.util
 import itertools
 import json
 import os
@@ -426,6 +427,15 @@ def test_start_program_that_dies_reports_its_last_words(tmp_path: Path, monkeypa
     monkeypatch.setenv("TOLSEY_ANVIL", str(script))
     with pytest.raises(ChainUnavailable, match=r"code 3.*cannot do it"):
         start_chain_now(tmp_path / "data", engine="anvil")
+
+
+def test_start_embedded_without_its_packages_names_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="embedded chain") as refusal:
+        start_chain_now(tmp_path, engine="embedded")
+    assert "tolsey[chain]" in refusal.value.diagnostics()
 
 
 async def test_start_chain_async_serves_and_ends_with_its_process(tmp_path: Path) -> None:

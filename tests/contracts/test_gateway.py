@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -236,6 +237,41 @@ def test_answers_of_no_sense_are_the_endpoints_fault(
     for question in questions:
         with pytest.raises(ChainUnavailable):
             question()
+
+
+def test_forked_process_has_a_connection_of_its_own() -> None:
+    seen: list[int] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            seen.append(self.client_address[1])
+            self.send_response(200)
+            self.send_header("Content-Length", "36")
+            self.end_headers()
+            self.wfile.write(b'{"id":1,"jsonrpc":"2.0","result":""}')
+
+        def log_message(self, *args: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        rpc = Rpc(f"http://127.0.0.1:{server.server_port}")
+        for _ in range(2):
+            rpc.call("eth_blockNumber")
+        child = os.fork()
+        if child == 0:
+            try:
+                rpc.call("eth_blockNumber")
+            finally:
+                os._exit(0)
+        os.waitpid(child, 0)
+        rpc.call("eth_blockNumber")
+        server.shutdown()
+    ours, again, forked, last = seen
+    assert ours == again == last != forked
 
 
 def test_revert_data_is_found_wherever_the_node_puts_it(world: MarketWorld, liar: Callable[[bytes], str]) -> None:

@@ -25,7 +25,7 @@ import trio
 from tolsey.network.discovery import PROTOCOL as KAD
 from tolsey.network.discovery import open_discovery, record_key
 from tolsey.network.gossip import open_gossip
-from tolsey.network.host import Identity, open_host
+from tolsey.network.host import Host, Identity, open_host
 from tolsey.network.rpc import Rpc, serve
 
 HERE = Path(__file__).parent / "js"
@@ -125,9 +125,15 @@ async def pair(request, tmp_path):
                     assert await ours.connect(addr) == js_id
                 else:
                     assert await js("dial", addr=ours.addrs[0]) == ours.peer_id
+                    await _until(lambda: _connected(ours, js_id))  # the dialer is done a moment before the dialled
                 yield ours, js, js_id, gossip, table
 
     return connect
+
+
+async def _connected(ours: Host, peer_id: str) -> bool:
+    await trio.lowlevel.checkpoint()
+    return peer_id in ours.peers()
 
 
 async def _until(condition) -> object:
@@ -211,6 +217,7 @@ async def test_js_disconnect_and_again(pair):
     async with pair() as (ours, js, js_id, _gossip, _table):
         await ours.disconnect(js_id)
         assert await js("dial", addr=ours.addrs[0]) == ours.peer_id
+        await _until(lambda: _connected(ours, js_id))
         assert await js("echo", peer=ours.peer_id, size=1000) is True  # it pings by itself now, one at a time
         assert await ours.ping(js_id) < 5
         assert ours.peers() == [js_id]

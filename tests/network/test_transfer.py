@@ -16,6 +16,7 @@ from tolsey.errors import PeerUnreachable, RemoteViolation, StorageError
 from tolsey.network import partfile, pulling, transfer
 from tolsey.network.host import Host, Identity, Limits, open_host
 from tolsey.network.partfile import PartFile
+from tolsey.network.pulling import TooLarge
 from tolsey.network.transfer import UploadCaps, fetch, serve_content
 from tolsey.network.wire import OP_DONE, OP_MANIFEST
 from tolsey.protocol.content import CHUNK_BYTES, ContentId, chunk_hash
@@ -207,12 +208,28 @@ async def test_fetch_too_large_refused_before_the_disk(nodes, store, tmp_path):
     held = store(os.urandom(CHUNK_BYTES + 5))
     async with nodes(2) as (a, b):
         serve_content(a, held)
-        with pytest.raises(StorageError, match=f"has {CHUNK_BYTES + 5} bytes, allowed are {CHUNK_BYTES + 4}"):
+        with pytest.raises(TooLarge, match=f"has {CHUNK_BYTES + 5} bytes, allowed are {CHUNK_BYTES + 4}"):
             await fetch(b, held.content_id, [source(a)], tmp_path / "x", max_bytes=CHUNK_BYTES + 4)
         with pytest.raises(PeerUnreachable, match="offers a manifest of"):
             await fetch(b, held.content_id, [source(a)], tmp_path / "x", max_bytes=CHUNK_BYTES)
         assert b.scores.score(a.peer_id) == 0
     assert os.listdir(tmp_path) == []
+
+
+async def test_fetch_without_room_asks_for_what_is_missing_and_takes_no_chunk(nodes, store, tmp_path):
+    held, asked = store(os.urandom(3 * CHUNK_BYTES + 5)), []
+
+    def refuse(size: int) -> None:
+        asked.append(size)
+        raise StorageError("no room")
+
+    async with nodes(2) as (a, b):
+        serve_content(a, held)
+        with pytest.raises(StorageError, match="no room"):
+            await fetch(b, held.content_id, [source(a)], tmp_path / "x", max_bytes=MANY, require_room=refuse)
+        assert held.reads == [] and asked == [3 * CHUNK_BYTES + 5]
+        await fetch(b, held.content_id, [source(a)], tmp_path / "x", max_bytes=MANY, require_room=asked.append)
+    assert (tmp_path / "x").read_bytes() == held.raw and asked == 2 * [3 * CHUNK_BYTES + 5]
 
 
 async def test_fetch_not_here_blames_nobody_on_either_side(nodes, store, tmp_path, eventually):

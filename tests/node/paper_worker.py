@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -177,7 +179,11 @@ def live_and_die(world: MarketWorld, home: Path, paper: PaperJob, *, at: int, af
             trio.run(_life, world, home, paper)
             os.write(writer, str(count[0]).encode())
             status = 0
+        except BaseException:  # noqa: BLE001  # told, then the process ends
+            # pytest would see nothing but the exit status.
+            traceback.print_exc()
         finally:
+            sys.stderr.flush()
             os._exit(status)
     os.close(writer)
     _, status = os.waitpid(pid, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -14,11 +15,19 @@ import pytest
 import trio
 
 from tolsey import errors
-from tolsey.errors import ClassMismatch, LocalViolation, RemoteViolation, SpecInvalid, StorageError, TolseyError
+from tolsey.errors import (
+    ClassMismatch,
+    ConfigError,
+    LocalViolation,
+    RemoteViolation,
+    SpecInvalid,
+    StorageError,
+    TolseyError,
+)
 from tolsey.protocol.checkpoint import StateRoot
 from tolsey.protocol.job import JobSpec
 from tolsey.protocol.units import ClassId
-from tolsey.runtime import child, child_client, determinism, state
+from tolsey.runtime import child, child_client, determinism, environment, state
 from tolsey.runtime.child_client import (
     ClassRequest,
     Event,
@@ -209,7 +218,7 @@ def test_child_exits_when_its_parent_closes_standard_input(world: World) -> None
 
 
 def test_child_without_pinned_environment_refuses() -> None:
-    environment = child_environment(dict(os.environ)) | {"OMP_NUM_THREADS": "2"}
+    unpinned = child_environment(dict(os.environ)) | {"OMP_NUM_THREADS": "2"}
     process = subprocess.run(
         [
             sys.executable,
@@ -219,7 +228,7 @@ def test_child_without_pinned_environment_refuses() -> None:
             'p.stdin.write(b\'{"kind": "class"}\\n\'); p.stdin.flush(); sys.exit(p.wait())',
         ],
         capture_output=True,
-        env=environment,
+        env=unpinned,
         check=False,
         timeout=60,
     )
@@ -257,7 +266,7 @@ async def test_lines_longer_than_the_bound_refused() -> None:
 
 def test_child_environment_pins_and_drops() -> None:
     found = child_environment({"PATH": "/bin", "LD_PRELOAD": "x", "OMP_NUM_THREADS": "8"})
-    assert found == {"PATH": "/bin"} | ENVIRONMENT and wrong_variables(found) == []
+    assert found == {"PATH": "/bin"} | environment.MEMORY | ENVIRONMENT and wrong_variables(found) == []
     assert wrong_variables({**found, "MKL_CBWR": "AVX2", "LD_PRELOAD": "x"}) == ["MKL_CBWR", "LD_PRELOAD"]
 
 
@@ -299,3 +308,10 @@ async def test_kept_warm_requests_at_the_same_time_get_a_process_each() -> None:
         for child_ in taken:
             await child_.end()
     assert spare.returncode is not None
+
+
+async def test_start_without_torch_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="torch") as refusal:
+        await child_client.class_of()
+    assert "pip install 'tolsey[torch]'" in refusal.value.diagnostics()

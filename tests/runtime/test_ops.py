@@ -218,6 +218,56 @@ def test_op_runs_as_its_meta_shapes_say_and_leaves_inputs_alone(name: str) -> No
     assert all(torch.equal(old, new) for old, new in zip(before, tensors, strict=True))
 
 
+@pytest.mark.parametrize("name", sorted(name for name, op in OPS.items() if op.aten))
+def test_op_computes_the_bits_of_its_aten_overload(name: str) -> None:
+    op = OPS[name]
+    raw, tensors = split(SAMPLES[name])
+    packet, _, overload = op.aten.partition(".")
+    call = getattr(getattr(torch.ops.aten, packet), overload)
+    values = [*_filled(op.parse(raw), tensors)]
+    schema = call._schema.arguments
+    positional = sum(not argument.kwarg_only for argument in schema)
+    named = {item.name: value for item, value in zip(schema[positional:], values[positional:], strict=False)}
+    expected = call(*values[:positional], **named)
+    found = op.build(op.parse(raw), CPU)(*tensors)
+    for one, other in zip(*((value,) if op.outputs == 1 else value for value in (found, expected)), strict=True):
+        assert one.dtype == other.dtype and one.stride() == other.stride()
+        assert one.contiguous().numpy().tobytes() == other.contiguous().numpy().tobytes()
+
+
+def _filled(args: list[Any], tensors: list[torch.Tensor]) -> list[Any]:
+    """Parsed arguments with tensors in the place of their ids."""
+    return [
+        tensors[arg.id] if isinstance(arg, Ref) else _filled(arg, tensors) if isinstance(arg, list) else arg
+        for arg in args
+    ]
+
+
+@pytest.mark.parametrize("name", sorted(name for name, op in OPS.items() if op.into))
+def test_op_written_over_an_argument_gives_the_same_bits(name: str) -> None:
+    op = OPS[name]
+    raw, tensors = split(SAMPLES[name])
+    args = op.parse(raw)
+    expected = op.build(args, CPU)(*tensors)
+    assert op.into is not None
+    for place in range(len(tensors)):
+        given = [tensor.clone() for tensor in tensors]
+        found = op.into(args, place)(*given)
+        assert found.data_ptr() == given[place].data_ptr() and torch.equal(found, expected)
+        assert all(torch.equal(given[other], tensors[other]) for other in range(len(tensors)) if other != place)
+
+
+def test_keep_mask_is_a_function_of_its_position_in_whatever_order_steps_come() -> None:
+    args = OPS["keep_mask"].parse([0, [3, 5], 2, 1 << 23, "float32"])
+    kept = OPS["keep_mask"].build(args, CPU)
+    for low, high, step in [(1, 0, 5), (1, 0, 6), (1, 0, 5), (1, 0, 10**6), (2, 0, 10**6), (1, 9, 6), (1, 0, 6)]:
+        fresh = OPS["keep_mask"].build(args, CPU)
+        assert torch.equal(kept(torch.tensor([low, high, step])), fresh(torch.tensor([low, high, step])))
+    first = kept(torch.tensor([1, 0, 6]))
+    first.zero_()
+    assert bool(kept(torch.tensor([1, 0, 6])).any())
+
+
 @pytest.mark.parametrize(
     ("name", "raw"),
     [

@@ -46,9 +46,8 @@ def test_words_vectorised_equal_reference(seed: int, stream: int, domain: int, i
 
 @given(seed=U64, stream=U32, low=st.lists(U32, min_size=1, max_size=20), high=U32)
 def test_philox_torch_equals_reference(seed: int, stream: int, low: list[int], high: int) -> None:
-    out = torch.empty((len(low), 4), dtype=torch.int64)
     c0 = torch.tensor(low)
-    random.philox_torch(c0, torch.full_like(c0, high), stream, 5, seed, out)
+    out = torch.stack(random.philox_torch(c0, torch.full_like(c0, high), stream, 5, seed), dim=1)
     assert [tuple(row) for row in out.tolist()] == [philox.block(seed, stream, high << 32 | i, domain=5) for i in low]
 
 
@@ -112,20 +111,44 @@ def test_normals_have_mean_0_variance_1_and_normal_tails() -> None:
     assert float((drawn**4).mean()) == pytest.approx(3, abs=0.08)
 
 
-def test_keep_mask_rate_and_independence() -> None:
+def test_keep_masks_rate_and_independence() -> None:
     def mask(seed: int = 1, stream: int = 0, position: int = 5) -> torch.Tensor:
-        return random.keep_mask(
-            seed, stream=stream, position=position, shape=[100, 100], threshold=int(0.9 * 2**24), dtype=torch.float32
-        )
+        return random.keep_masks(seed, stream=stream, position=position, shape=[100, 100], threshold=int(0.9 * 2**24))[
+            0
+        ]
 
     first = mask()
-    assert float(first.mean()) == pytest.approx(0.9, abs=0.015)
+    assert float(first.float().mean()) == pytest.approx(0.9, abs=0.015)
     assert torch.equal(first, mask())
     for other in (mask(seed=2), mask(stream=1), mask(position=6)):
         assert float((first == other).float().mean()) == pytest.approx(0.82, abs=0.03)  # 0.9^2 + 0.1^2
 
 
-def test_keep_mask_elements_are_the_words_of_the_reference() -> None:
-    drawn = random.keep_mask(77, stream=3, position=9, shape=[2, 3], threshold=1 << 23, dtype=torch.int64)
-    words = [word for i in range(2) for word in philox.block(77, 3, 9 << 32 | i, domain=philox.DOMAIN_MASK)]
-    assert drawn.flatten().tolist() == [int(word >> 8 < 1 << 23) for word in words[:6]]
+@pytest.mark.parametrize("position", [0, 9, (1 << 32) - 2])
+@pytest.mark.parametrize("shape", [[], [2, 3], [4], [0, 3]])
+def test_keep_masks_elements_are_the_words_of_the_reference(shape: list[int], position: int) -> None:
+    drawn = random.keep_masks(77, stream=3, position=position, ahead=2, shape=shape, threshold=1 << 23)
+    assert drawn.shape == (2, *shape)
+    for row in range(2):
+        index = position + row << 32
+        words = [word for i in range(2) for word in philox.block(77, 3, index | i, domain=philox.DOMAIN_MASK)]
+        assert drawn[row].flatten().tolist() == [word >> 8 < 1 << 23 for word in words[: drawn[row].numel()]]
+
+
+@pytest.mark.parametrize("threshold", [0, 1, 5_000_001, 1 << 24])
+def test_keep_masks_larger_than_one_draw_equal_the_words(threshold: int) -> None:
+    count = 4 * random.BLOCKS_AT_ONCE + 9
+    drawn = random.keep_masks(5, stream=1, position=2, ahead=2, shape=[count], threshold=threshold)
+    for row in range(2):
+        words = random.words(5, domain=philox.DOMAIN_MASK, stream=1, count=count, first_index=2 + row << 32)
+        assert torch.equal(drawn[row], words >> 8 < threshold)
+
+
+def test_words_and_keep_masks_of_an_accelerator_equal_those_of_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    def drawn() -> tuple[torch.Tensor, torch.Tensor]:
+        masks = random.keep_masks(7, stream=2, position=(1 << 32) - 3, ahead=3, shape=[5, 3], threshold=1 << 23)
+        return random.words(7, domain=1, stream=2, count=37, first_index=(1 << 32) - 4), masks
+
+    host = drawn()
+    monkeypatch.setattr(random, "_on_host", lambda device: False)
+    assert all(torch.equal(one, other) for one, other in zip(host, drawn(), strict=True))

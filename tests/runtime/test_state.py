@@ -14,9 +14,10 @@ import torch
 from safetensors.torch import load_file
 
 from tolsey.errors import RemoteViolation, StorageError
+from tolsey.protocol.checkpoint import PIECE_BYTES
 from tolsey.runtime import state
 from tolsey.runtime.graph import TensorSpec
-from tolsey.runtime.initial import raw_bytes
+from tolsey.runtime.initial import has_nan, raw_bytes
 
 SPECS = {"a": TensorSpec("float32", (2, 3)), "b": TensorSpec("int64", (2,)), "c": TensorSpec("bool", ())}
 Header = dict[str, Any]
@@ -130,6 +131,15 @@ def test_raw_bytes_every_nan_becomes_the_quiet_one() -> None:
     assert bytes(raw_bytes(odd)).hex() == "0000c07f" + "0000803f" + "0000c07f"
     assert bytes(raw_bytes(torch.tensor([-0.0]))).hex() == "00000080"
     assert bytes(raw_bytes(torch.tensor([float("nan")], dtype=torch.bfloat16))).hex() == "c07f"
+    endless = torch.tensor([float("inf"), float("-inf"), 1.0])
+    assert bytes(raw_bytes(endless)) == endless.numpy().tobytes() and not has_nan(endless)
+    for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
+        largest = torch.full((100_003,), torch.finfo(dtype).max, dtype=dtype)
+        assert not has_nan(largest)
+        for place in (0, 50_000, 100_002):
+            odd = largest.clone()
+            odd[place] = float("nan")
+            assert has_nan(odd)
     assert bytes(raw_bytes(torch.arange(6).reshape(2, 3).T)) == bytes(raw_bytes(torch.tensor([0, 3, 1, 4, 2, 5])))
 
 
@@ -153,26 +163,22 @@ def test_read_round_trip_keeps_root(tmp_path: Path, cnn: Any) -> None:
     assert state.root_of(after, "pinned") == state.root_of(before, "pinned")
 
 
-@pytest.mark.parametrize(
-    "metadata",
-    [
-        {},
-        {"step": "1"},
-        {"step": "-1", "cursor": "0"},
-        {"step": "01", "cursor": "0"},
-        {"step": "1", "cursor": "1e3"},
-        {"step": "1", "cursor": "0", "code": "x"},
-        {"step": "9" * 20, "cursor": "0"},
-        {"step": "²", "cursor": "0"},
-    ],
-)
-def test_read_bad_counters_refused(tmp_path: Path, cnn: Any, metadata: dict[str, str]) -> None:
-    first = cnn.first()
-    specs = {name: item.spec for name, item in cnn.program.state.items()}
-    parts = [bytes(raw_bytes(first.tensors[name])) for name in sorted(specs, key=str.encode)]
-    (tmp_path / "s").write_bytes(state.encode_header(specs, metadata) + b"".join(parts))
-    with pytest.raises(RemoteViolation):
+def test_read_bad_counters_refused(tmp_path: Path, cnn: Any) -> None:
+    state.write(cnn.first(), tmp_path / "s")
+    raw = (tmp_path / "s").read_bytes()
+    (tmp_path / "s").write_bytes(raw.replace(b'"step":"0"', b'"step":"-"', 1))
+    with pytest.raises(RemoteViolation, match="step '-'"):
         state.read(tmp_path / "s", cnn.program)
+
+
+@pytest.mark.parametrize("threads", [2, 5])
+def test_root_of_is_the_same_for_any_number_of_threads(threads: int) -> None:
+    torch.manual_seed(3)
+    sizes = [0, 7, PIECE_BYTES // 4 - 1, PIECE_BYTES // 4, PIECE_BYTES // 4 + 1, 3 * PIECE_BYTES // 4 + 5, *range(20)]
+    tensors = {f"t{place}": torch.randn(size) for place, size in enumerate(sizes)}
+    tensors["t3"][5] = float("nan")
+    one = state.TrainingState(tensors=tensors, step=3, cursor=4)
+    assert state.root_of(one, "pinned", threads=threads) == state.root_of(one, "pinned")
 
 
 def test_write_disk_refuses_leaves_nothing(tmp_path: Path, cnn: Any) -> None:

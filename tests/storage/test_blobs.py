@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import random
 import threading
@@ -134,6 +135,22 @@ def test_partial_transfer_counts_and_becomes_a_content(store: BlobStore) -> None
     assert store.put_file(part, move=True, pin="job") == content_id
     assert not part.exists() and store.path_of(content_id).read_bytes() == raw and store.used_bytes == len(raw)
     store.close()
+
+
+def test_room_is_made_from_transfers_that_nobody_runs(store: BlobStore) -> None:
+    """A stranger that serves all but the last chunk leaves a file which nobody would ever take away."""
+    given_up, running = (store.partial_path(content_id_of_bytes(bytes([n]))).with_suffix(".part") for n in (1, 2))
+    for path in (given_up, running):
+        path.write_bytes(content(6, 4 * CHUNK_BYTES))
+        path.with_suffix(".done").write_bytes(b"journal")
+    with running.open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(StorageError, match="quota"):
+            store.require_room(8 * CHUNK_BYTES)
+        assert given_up.exists(), "nothing was dropped in vain"
+        store.require_room(5 * CHUNK_BYTES)
+    assert not given_up.exists() and not given_up.with_suffix(".done").exists()
+    assert running.exists() and running.with_suffix(".done").exists()
 
 
 def test_rotten_bytes_are_not_served(store: BlobStore) -> None:

@@ -262,6 +262,8 @@ interface IJobMarket {
         uint256 bond
     );
     /// @notice challenger.locked - (toWorker + returned), challenger.free + returned, worker.free + toWorker.
+    /// The proof stands in the log because the answer may come through any contract, and whoever reads it can then
+    /// challenge the segment.
     event Answered(
         bytes32 indexed jobId,
         State from,
@@ -272,6 +274,7 @@ interface IJobMarket {
         uint32 segment,
         bytes32 inputRoot,
         bytes32 outputRoot,
+        bytes32[] proof,
         uint256 toWorker,
         uint256 returned
     );

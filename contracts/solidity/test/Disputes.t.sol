@@ -7,6 +7,22 @@ import {IStepJudge} from "../interfaces/IStepJudge.sol";
 import "../libraries/Errors.sol";
 import {Tags} from "../libraries/Tags.sol";
 import {Market} from "./Market.sol";
+import {Vm} from "./Vm.sol";
+
+/// @notice Makes one call that its own caller's calldata does not show.
+contract Forwarder {
+    address private immutable _to;
+    bytes private _call;
+
+    constructor(address to, bytes memory call_) {
+        (_to, _call) = (to, call_);
+    }
+
+    function run() external {
+        (bool done,) = _to.call(_call);
+        require(done);
+    }
+}
 
 /// @notice Rows 8 and 10 to 17 of the table, the slash, the penalties and the panel; the plan is Disputes.tree.
 contract DisputesTest is Market {
@@ -358,6 +374,25 @@ contract DisputesTest is Market {
         same(free(bob), before + params.challengeBond / 10, "worker's tenth");
         same(locked(carol), 0, "demander's locked");
         booksBalance();
+    }
+
+    function test_answer_throughAContract_logsTheWholeOpening() public {
+        IJobMarket.Offer memory offer = standardOffer();
+        bytes32 id = drawn(offer);
+        vm.prank(carol);
+        market.demand(offer, 3);
+        IJobMarket.Opening memory opening = opened(offer, id, 3);
+        Forwarder forwarder = new Forwarder(address(market), abi.encodeCall(market.answer, (offer, opening)));
+        vm.recordLogs();
+        forwarder.run(); // with calldata that says nothing
+        Vm.Log memory log = vm.getRecordedLogs()[0];
+        same(log.topics[0], IJobMarket.Answered.selector, "event");
+        (,,,, uint32 segment, bytes32 inputRoot, bytes32 outputRoot, bytes32[] memory proof,,) = abi.decode(
+            log.data,
+            (IJobMarket.State, IJobMarket.State, uint16, uint40, uint32, bytes32, bytes32, bytes32[], uint256, uint256)
+        );
+        IJobMarket.Opening memory read = IJobMarket.Opening(segment, inputRoot, outputRoot, proof);
+        same(keccak256(abi.encode(read)), keccak256(abi.encode(opening)), "opening");
     }
 
     function test_answer_anotherSegment_reverts() public {

@@ -47,6 +47,10 @@ PAUSES_S = (0.5, 2.0, 5.0)
 _log = logging.getLogger(__name__)
 
 
+class TooLarge(StorageError):
+    """A content has, by its own hash, more bytes than the caller allows: the disk has nothing to do with it."""
+
+
 class Pull:
     """What all sources of one content share.
 
@@ -62,10 +66,12 @@ class Pull:
         into: Path,
         *,
         max_bytes: int,
+        require_room: Callable[[int], None] | None,
         on_progress: Callable[[int, int], None] | None,
         sources: int,
     ) -> None:
         self.host, self.content_id, self.into, self.max_bytes = host, content_id, into, max_bytes
+        self._require_room = require_room
         self.over, self.left = trio.Event(), trio.Event()
         self.window = max(2, WINDOW // sources)
         self.failures: dict[str, str] = {}
@@ -94,13 +100,16 @@ class Pull:
     async def accept(self, manifest: Manifest) -> None:
         """Opens the file for the first manifest that arrives; later ones are equal, their hash says so."""
         if manifest.size_bytes > self.max_bytes:
-            raise StorageError(
+            raise TooLarge(
                 f"content {self.content_id.hex()} has {manifest.size_bytes} bytes, allowed are {self.max_bytes}"
             )
         async with self._opening:
             if self._part is None:
                 part = await trio.to_thread.run_sync(PartFile, self.into, manifest, limiter=FILE_THREADS)
                 self._part = part
+                if self._require_room is not None:
+                    missing = manifest.size_bytes - min(manifest.size_bytes, len(part.done) * CHUNK_BYTES)
+                    await trio.to_thread.run_sync(self._require_room, missing, limiter=FILE_THREADS)
                 self._waiting.extend(i for i in range(len(manifest.chunk_hashes)) if i not in part.done)
         if self.is_complete:
             self.over.set()

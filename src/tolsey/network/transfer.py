@@ -171,6 +171,7 @@ async def fetch(
     into: Path,
     *,
     max_bytes: int,
+    require_room: Callable[[int], None] | None = None,
     on_progress: Progress | None = None,
 ) -> Manifest:
     """The manifest of a content that is now complete, verified and flushed at `into`.
@@ -180,11 +181,13 @@ async def fetch(
         into: final path. What arrives stands next to it and is taken up again by a later call, in this process or
             another.
         max_bytes: larger contents are refused before anything is written.
+        require_room: called in a thread with the bytes still to come, before the first of them is written; raises
+            StorageError where they are too many.
         on_progress: called with (bytes on disk, bytes in all) after each chunk; must be quick.
 
     Raises:
         PeerUnreachable: every source failed; the message says how each did. Call again with more sources.
-        StorageError: larger than `max_bytes`, or the disk refuses.
+        TooLarge: larger than `max_bytes`. StorageError: the disk refuses.
     """
     if not sources:
         raise PeerUnreachable(f"no source is known for content {content_id.hex()}")
@@ -193,7 +196,10 @@ async def fetch(
     for peer_id, addrs in sources:
         merged.setdefault(peer_id, []).extend(addrs)
     chosen = list(merged.items())[:MAX_SOURCES]
-    pull = Pull(host, content_id, into, max_bytes=max_bytes, on_progress=on_progress, sources=len(chosen))
+    pull = Pull(
+        host, content_id, into, max_bytes=max_bytes, require_room=require_room, on_progress=on_progress,
+        sources=len(chosen),
+    )  # fmt: skip
     with unwrapped():
         try:
             async with trio.open_nursery() as nursery:

@@ -24,9 +24,10 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import pairwise
 
 from tolsey.protocol import merkle, units
 from tolsey.protocol.encoding import (
@@ -44,10 +45,10 @@ StateRoot = units.StateRoot
 """32 bytes."""
 
 MAX_HEADER_BYTES = 1 << 20
-"""Of a checkpoint file's safetensors header."""
-MAX_HEADER_DEPTH = 4
-"""header > tensor > shape is three levels; deeper JSON is an attack on the parser."""
+"""Of a checkpoint file (checkpoint_file.py): what it may have beside the bytes of its tensors."""
 STATE_CHUNK_BYTES = 1 << 16
+PIECE_BYTES = 1 << 20
+"""What one thread hashes at a time: a millisecond, against some ten microseconds to hand it over. Whole chunks."""
 DTYPE_BYTES = {
     "float64": 8,
     "float32": 4,
@@ -61,20 +62,6 @@ DTYPE_BYTES = {
     "bool": 1,
 }
 """Element types of states, programs and data sets, with their size in bytes. A closed list."""
-DTYPE_IN_FILE = {
-    "float64": "F64",
-    "float32": "F32",
-    "float16": "F16",
-    "bfloat16": "BF16",
-    "int64": "I64",
-    "int32": "I32",
-    "int16": "I16",
-    "int8": "I8",
-    "uint8": "U8",
-    "bool": "BOOL",
-}
-"""The same element types as a safetensors header names them."""
-DTYPE_FROM_FILE = {short: name for name, short in DTYPE_IN_FILE.items()}
 
 _CHUNK = tag(TAG_CHUNK)
 _TENSOR = tag(TAG_TENSOR)
@@ -167,9 +154,63 @@ def chunk_leaves(raw: bytes | memoryview) -> list[bytes]:
     return leaves
 
 
-def tensor_root(tensor: TensorBytes) -> bytes:
-    """The 32-byte root of one tensor: what it is called, what it is, and its bytes."""
-    leaves = chunk_leaves(tensor.raw)
+def state_root(tensors: Iterable[TensorBytes], *, step: int, cursor: int, profile: str, threads: int = 1) -> StateRoot:
+    """The root of a whole state.
+
+    Args:
+        tensors: in any order, names distinct, at least one; taken as hashing gets to them.
+        step: optimiser steps done.
+        cursor: examples consumed.
+        profile: numerics profile, such as "pinned".
+        threads: that hash; the root is the same for any number.
+    """
+    roots: dict[str, bytes] = {}
+    for name, root in _tensor_roots(tensors, threads):
+        if name in roots:
+            raise ValueError(f"two tensors are called {name!r}")
+        roots[name] = root
+    return StateRoot(
+        keccak256(
+            _STATE,
+            merkle.root([roots[name] for name in sorted(roots, key=str.encode)]),
+            word(len(roots)),
+            word(step),
+            word(cursor),
+            keccak256(profile.encode("ascii")),
+        )
+    )
+
+
+def _tensor_roots(tensors: Iterable[TensorBytes], threads: int) -> Iterator[tuple[str, bytes]]:
+    """Name and root of each tensor, in any order.
+
+    Large tensors are hashed in pieces by several threads at once: hashlib lets go of the lock. Few tensors
+    wait at a time, so that bytes copied from a device do not pile up.
+    """
+    if threads == 1:
+        for tensor in tensors:
+            yield tensor.name, _tensor_root(tensor, chunk_leaves(tensor.raw))
+        return
+    with ThreadPoolExecutor(threads, thread_name_prefix="state-root") as pool:
+        waiting: deque[tuple[TensorBytes, list[Future[list[bytes]]]]] = deque()
+        for tensor in tensors:
+            if len(tensor.raw) < PIECE_BYTES:
+                yield tensor.name, _tensor_root(tensor, chunk_leaves(tensor.raw))
+                continue
+            view = memoryview(tensor.raw)
+            starts = range(0, len(view), PIECE_BYTES)
+            waiting.append((tensor, [pool.submit(chunk_leaves, view[start : start + PIECE_BYTES]) for start in starts]))
+            if len(waiting) > threads:
+                yield _joined(*waiting.popleft())
+        while waiting:
+            yield _joined(*waiting.popleft())
+
+
+def _joined(tensor: TensorBytes, pieces: list[Future[list[bytes]]]) -> tuple[str, bytes]:
+    return tensor.name, _tensor_root(tensor, [leaf for piece in pieces for leaf in piece.result()])
+
+
+def _tensor_root(tensor: TensorBytes, leaves: Sequence[bytes]) -> bytes:
     return keccak256(
         _TENSOR,
         keccak256(tensor.name.encode()),
@@ -178,33 +219,3 @@ def tensor_root(tensor: TensorBytes) -> bytes:
         word(len(tensor.raw)),
         merkle.root(leaves) if leaves else merkle.ZERO,
     )
-
-
-def state_root_of(tensor_roots: Sequence[bytes], *, step: int, cursor: int, profile: str) -> StateRoot:
-    """The state root over tensor roots that are already in name order (at least one)."""
-    return StateRoot(
-        keccak256(
-            _STATE,
-            merkle.root(tensor_roots),
-            word(len(tensor_roots)),
-            word(step),
-            word(cursor),
-            keccak256(profile.encode("ascii")),
-        )
-    )
-
-
-def state_root(tensors: Iterable[TensorBytes], *, step: int, cursor: int, profile: str) -> StateRoot:
-    """The root of a whole state.
-
-    Args:
-        tensors: in any order, names distinct, at least one.
-        step: optimiser steps done.
-        cursor: examples consumed.
-        profile: numerics profile, such as "pinned".
-    """
-    ordered = sorted(tensors, key=lambda tensor: tensor.name.encode())
-    for left, right in pairwise(ordered):
-        if left.name == right.name:
-            raise ValueError(f"two tensors are called {left.name!r}")
-    return state_root_of([tensor_root(tensor) for tensor in ordered], step=step, cursor=cursor, profile=profile)

@@ -61,10 +61,7 @@ def tag(name: bytes) -> bytes:
 
 def keccak256(*parts: bytes) -> bytes:
     """Keccak-256 (Ethereum's, not NIST SHA3-256) of the parts' concatenation; 32 bytes."""
-    digest = keccak.new(digest_bits=256)
-    for part in parts:
-        digest.update(part)
-    return digest.digest()
+    return keccak.new(digest_bits=256, data=b"".join(parts)).digest()
 
 
 def sha256(*parts: bytes | memoryview) -> bytes:

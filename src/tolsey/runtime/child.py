@@ -52,6 +52,8 @@ from tolsey.runtime.state import TrainingState
 
 MAX_REQUEST_BYTES: Final = 1 << 20
 EXIT_ORPHANED: Final = 3
+HASH_THREADS: Final = os.cpu_count() or 1
+"""Training is pinned to its threads because their number changes bits; hashing may take the whole machine meanwhile."""
 
 Tell = Callable[..., None]
 """Writes one event: tell(name, field=value, …)."""
@@ -158,7 +160,7 @@ def _init(request: dict[str, Any], job: _Job, tell: Tell) -> None:
     size = state.write(first, path)
     tell(
         "init",
-        root=state.root_of(first, job.spec.profile).hex(),
+        root=state.root_of(first, job.spec.profile, threads=HASH_THREADS).hex(),
         path=str(path),
         size_bytes=size,
         work_flops=job.spec.steps * cost.step_flops(job.admitted.program),
@@ -175,7 +177,7 @@ def _run(request: dict[str, Any], job: _Job, device: str, tell: Tell) -> None:
     trainer = Trainer(Executable(job.admitted, device), data, seed=spec.seed)
     current, root = _start(request, job), None
     if request.get("input_root") is not None:
-        root = state.root_of(current, spec.profile)
+        root = state.root_of(current, spec.profile, threads=HASH_THREADS)
         if root.hex() != request["input_root"]:
             wanted = request["input_root"]
             raise ReplayMismatch(f"the start checkpoint has root {root.hex()}, the request says {wanted}")
@@ -196,11 +198,21 @@ def _segment(
     """Runs, roots and writes one segment; gives the state after it and its root."""
     start = time.perf_counter()
     last_step = spec.segment_steps(index).stop
-    for item in run_segment(trainer, current, index=index, last_step=last_step, profile=spec.profile, input_root=root):
+    running = run_segment(
+        trainer,
+        current,
+        index=index,
+        last_step=last_step,
+        profile=spec.profile,
+        input_root=root,
+        hash_threads=HASH_THREADS,
+    )
+    for item in running:
         if isinstance(item, StepResult):
             tell("step", step=item.step, loss=item.loss, grad_norm=item.grad_norm, lr=item.lr, step_s=item.step_s)
             if request.get("step_roots"):
-                tell("step_root", step=item.step, root=state.root_of(item.state, spec.profile).hex())
+                stepped = state.root_of(item.state, spec.profile, threads=HASH_THREADS)
+                tell("step_root", step=item.step, root=stepped.hex())
         else:
             done, current = item
     determinism.check()

@@ -15,6 +15,7 @@ not know. The other end: child.py.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -29,7 +30,7 @@ from typing import IO, Any, Final, TypeVar
 import trio
 
 from tolsey import errors
-from tolsey.errors import LocalViolation, TolseyError
+from tolsey.errors import ConfigError, LocalViolation, TolseyError
 from tolsey.protocol.checkpoint import Segment, StateRoot
 from tolsey.protocol.units import ClassId
 from tolsey.runtime.environment import child_environment
@@ -216,6 +217,10 @@ class _Child:
 
     @classmethod
     async def start(cls) -> _Child:
+        if importlib.util.find_spec("torch") is None:
+            raise ConfigError(
+                "training and replay need torch, which is not installed", fix="pip install 'tolsey[torch]'"
+            )
         stderr = tempfile.TemporaryFile()  # noqa: SIM115  # closed by `end`
         try:
             process = await trio.lowlevel.open_process(

@@ -4,10 +4,14 @@ Preparation, once per program and device:
 
 1. each node becomes (callable with its attributes filled in, slots read, slots written, slots freed);
 2. nodes that depend on no input (masks, position indices) are computed once and kept;
-3. a value's slot is emptied after its last reader, so that memory is what the graph needs and no more.
+3. a value's slot is emptied after its last reader, so that memory is what the graph needs and no more;
+4. an elementwise operation writes its result over an argument that nobody reads after it, where that changes neither
+   bits nor layout: an optimiser's update then moves half of the bytes through the cache.
 
-It runs only what admission.py passed: an `Admitted` cannot be made in another way. Values are functional, so inputs
-are never changed; the caller owns them. Everything happens in inference mode: autograd is already part of the graph.
+It runs only what admission.py passed: an `Admitted` cannot be made in another way. To its caller a phase is functional:
+inputs are never changed, the caller owns them. State given back lies in row-major order, as a checkpoint file does: a
+kernel may choose its path by layout, and whoever resumes from the file must take the same one. Everything happens in
+inference mode: autograd is already part of the graph.
 
 Next in the flow: segment.py, which feeds it step after step.
 """
@@ -20,7 +24,7 @@ from typing import Any
 import torch
 
 from tolsey.runtime.admission import Admitted
-from tolsey.runtime.graph import Phase
+from tolsey.runtime.graph import Phase, Program, TensorSpec
 from tolsey.runtime.ops import refs
 
 Key = tuple[str, str]
@@ -41,20 +45,21 @@ class Executable:
         self.program = admitted.program
         self.device = torch.device(device)
         with torch.inference_mode():
-            self.grad = PhaseRunner(self.program.grad, self.device)
-            self.update = PhaseRunner(self.program.update, self.device)
+            self.grad = PhaseRunner(self.program, self.program.grad, self.device)
+            self.update = PhaseRunner(self.program, self.program.update, self.device)
 
 
 class PhaseRunner:
     """One phase as a flat list of instructions."""
 
-    def __init__(self, phase: Phase, device: torch.device) -> None:
+    def __init__(self, program: Program, phase: Phase, device: torch.device) -> None:
         self.inputs = phase.inputs
         self.outputs = phase.outputs
         self._template: list[Any] = [None] * len(phase.inputs)
         self._code: list[tuple[Callable[..., Any], tuple[int, ...], int, int, tuple[int, ...]]] = []
         self._nodes: list[int] = []
-        self._prepare(phase, device)
+        self._functional: list[Callable[..., Any]] = []
+        self._prepare(program, phase, device)
 
     def run(self, values: Values, observer: Observer | None = None) -> dict[Key, torch.Tensor]:
         """The phase's outputs for these inputs (keyed by role and name).
@@ -64,14 +69,16 @@ class PhaseRunner:
             RuntimeError: an operation failed, such as an index outside its table; the state given is unchanged.
         """
         slots = self._template.copy()
-        for slot, key in enumerate(self.inputs):
-            slots[slot] = values[key]
+        slots[: len(self.inputs)] = [values[key] for key in self.inputs]
         with torch.inference_mode():
             if observer is None:
                 self._run(slots)
             else:
                 self._run_observed(slots, observer)
-        return {(role, name): slots[slot] for role, name, slot in self.outputs}
+            return {
+                (role, name): slots[slot].contiguous() if role == "state" else slots[slot]
+                for role, name, slot in self.outputs
+            }
 
     def _run(self, slots: list[Any]) -> None:
         for call, reads, write, count, dead in self._code:
@@ -89,7 +96,8 @@ class PhaseRunner:
                 slots[slot] = None
 
     def _run_observed(self, slots: list[Any], observer: Observer) -> None:
-        for node, (call, reads, write, count, dead) in zip(self._nodes, self._code, strict=True):
+        """As `_run`, but nothing is written over: what an observer was given stays as it was."""
+        for node, call, (_, reads, write, count, dead) in zip(self._nodes, self._functional, self._code, strict=True):
             result = call(*[slots[slot] for slot in reads])
             outputs = (result,) if count == 1 else tuple(result)
             slots[write : write + count] = outputs
@@ -97,9 +105,10 @@ class PhaseRunner:
             for slot in dead:
                 slots[slot] = None
 
-    def _prepare(self, phase: Phase, device: torch.device) -> None:
+    def _prepare(self, program: Program, phase: Phase, device: torch.device) -> None:
         constant: set[int] = set()
         last_reader: dict[int, int] = {}
+        steps: list[tuple[tuple[int, ...], int, int]] = []
         for index, node in enumerate(phase.nodes):
             args = node.definition.parse(node.args)
             call, reads = node.definition.build(args, device), tuple(refs(args))
@@ -110,12 +119,46 @@ class PhaseRunner:
                 self._template[write:] = [result] if count == 1 else list(result)
                 constant.update(range(write, write + count))
                 continue
-            last_reader.update(dict.fromkeys((*reads, *range(write, write + count)), len(self._code)))
-            self._code.append((call, reads, write, count, ()))
+            last_reader.update(dict.fromkeys((*reads, *range(write, write + count)), len(steps)))
+            steps.append((reads, write, count))
             self._nodes.append(index)
+            self._functional.append(call)
         kept = constant | {slot for _, _, slot in phase.outputs}
         dead: dict[int, list[int]] = {}
         for slot, reader in last_reader.items():
             if slot not in kept:
                 dead.setdefault(reader, []).append(slot)
-        self._code = [(*step[:4], tuple(dead.get(place, ()))) for place, step in enumerate(self._code)]
+        overwritable = _overwritable(program, phase)
+        for place, (index, call, step) in enumerate(zip(self._nodes, self._functional, steps, strict=True)):
+            freed = tuple(dead.get(place, ()))
+            into = overwritable.get(index, set()).intersection(freed)
+            definition = phase.nodes[index].definition
+            if into and definition.into is not None:
+                call = definition.into(definition.parse(phase.nodes[index].args), step[0].index(min(into)))
+            self._code.append((call, *step, freed))
+
+
+def _overwritable(program: Program, phase: Phase) -> dict[int, set[int]]:
+    """Per elementwise node the arguments that its result may take the memory of, should nobody read them later.
+
+    Such an argument is the result of an elementwise node, so its memory is its own; only elementwise nodes read it, so
+    nothing is a view of it; it has the result's shape, element type and layout. Layouts are known from here alone:
+    state and batch lie in row-major order, and an elementwise result lies as the first argument of its shape does.
+    """
+    specs: list[TensorSpec] = [program.input_spec(role, name) for role, name in phase.inputs]
+    row_major = {slot for slot, (role, _) in enumerate(phase.inputs) if role in ("state", "batch", "scalar")}
+    made: set[int] = set()
+    shared: set[int] = set()
+    found: dict[int, set[int]] = {}
+    for index, node in enumerate(phase.nodes):
+        reads = tuple(refs(node.definition.parse(node.args)))
+        write = len(specs)
+        specs += node.outs
+        if node.definition.into is None:
+            shared.update(reads)
+            continue
+        made.add(write)
+        if specs[reads[0]].shape == specs[write].shape and reads[0] in row_major:
+            row_major.add(write)
+            found[index] = {slot for slot in reads if slot in made & row_major and specs[slot] == specs[write]}
+    return {index: slots - shared for index, slots in found.items()}

@@ -24,6 +24,7 @@ import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from types import BuiltinFunctionType
 from typing import Any, Final
 
 import torch
@@ -61,6 +62,8 @@ class Op:
         group: heading in docs/ops.md.
         build: (parsed arguments, device) -> a function of the tensor arguments alone, in order.
         aten: the ATen overload it computes, "" for our own operations.
+        into: (parsed arguments, place) -> the same function, its result written over the tensor argument at `place`;
+            None where it cannot. Elementwise operations only: they give new, dense memory of their own otherwise.
     """
 
     name: str
@@ -70,6 +73,7 @@ class Op:
     group: str
     build: Callable[[Sequence[Any], torch.device], Call]
     aten: str = ""
+    into: Callable[[Sequence[Any], int], Call] | None = None
 
     def parse(self, raw: Sequence[Any]) -> list[Any]:
         """The arguments of a node as Python values, tensors as `Ref`.
@@ -196,6 +200,21 @@ def _bind_tail(call: Call, tensors: int, tail: tuple[Any, ...]) -> Call:
     return lambda *values: call(*values, *tail)
 
 
+def _overwriting(call: Call) -> Callable[[Sequence[Any], int], Call]:
+    """`Op.into` of a function that takes `out`."""
+
+    def build(args: Sequence[Any], place: int) -> Call:
+        tensors = sum(isinstance(arg, Ref) for arg in args)
+        tail = tuple(args[tensors:])
+        if tensors == 1:
+            return lambda a: call(a, *tail, out=a)
+        if tensors == 2:
+            return (lambda a, b: call(a, b, *tail, out=b)) if place else (lambda a, b: call(a, b, *tail, out=a))
+        return lambda *values: call(*values, *tail, out=values[place])
+
+    return build
+
+
 def _cast(args: Sequence[Any], device: torch.device) -> Call:
     dtype = args[1]
     return lambda a: a.to(dtype)
@@ -204,6 +223,11 @@ def _cast(args: Sequence[Any], device: torch.device) -> Call:
 def _addcmul(args: Sequence[Any], device: torch.device) -> Call:
     value = args[3]
     return lambda self, a, b: torch.addcmul(self, a, b, value=value)
+
+
+def _addcmul_into(args: Sequence[Any], place: int) -> Call:
+    value = args[3]
+    return lambda *values: torch.addcmul(*values, value=value, out=values[place])
 
 
 def _variance(args: Sequence[Any], device: torch.device) -> Call:
@@ -218,11 +242,20 @@ def _keep_mask(args: Sequence[Any], device: torch.device) -> Call:
     if device.type == "meta":
         return lambda position: torch.empty(shape, dtype=dtype, device=device)
 
+    ahead = random.masks_at_once(shape)
+    seen: tuple[int, int, torch.Tensor] | None = None
+
     def draw(position: torch.Tensor) -> torch.Tensor:
+        """Masks of the next steps are drawn together and kept: a small one costs calls, not arithmetic."""
+        nonlocal seen
         low, high, step = position.tolist()
-        return random.keep_mask(
-            low | high << 32, stream=stream, position=step, shape=shape, threshold=threshold, dtype=dtype, device=device
-        )
+        seed = low | high << 32
+        if seen is None or seen[0] != seed or not 0 <= step - seen[1] < ahead:
+            masks = random.keep_masks(
+                seed, stream=stream, position=step, ahead=ahead, shape=shape, threshold=threshold, device=device
+            )
+            seen = seed, step, masks
+        return seen[2][step - seen[1]].to(dtype, copy=True)
 
     return draw
 
@@ -249,22 +282,27 @@ def _arange(args: Sequence[Any], device: torch.device) -> Call:
 def _table() -> dict[str, Op]:
     table: dict[str, Op] = {}
 
-    def own(group: str, name: str, params: str, build: Callable[..., Call], summary: str) -> None:
-        table[name] = Op(name=name, params=_params(params), outputs=1, summary=summary, group=group, build=build)
+    def own(group: str, name: str, params: str, build: Callable[..., Call], summary: str, into: Any = None) -> None:
+        table[name] = Op(
+            name=name, params=_params(params), outputs=1, summary=summary, group=group, build=build, into=into
+        )
 
     def aten(group: str, rows: str) -> None:
         for row in filter(None, map(str.strip, rows.splitlines())):
             head, params, summary = (part.strip() for part in row.split("|"))
             name, overload, *count = head.split()
-            call = _overload(overload)
+            called = _overload(overload)
+            direct = _direct(overload) or called
+            overwrites = group == _ELEMENTWISE and name != "rsub_scalar"  # torch.rsub takes no `out`
             table[name] = Op(
                 name=name,
                 params=_params(params),
                 outputs=int(count[0]) if count else 1,
                 summary=summary,
                 group=group,
-                build=_binder(call),
+                build=_binder(called, direct),
                 aten=overload,
+                into=_overwriting(direct) if overwrites else None,
             )
 
     own("Constants and randomness", "full", "dtype:dtype shape:ints value:number", _full, "all elements equal value")
@@ -291,13 +329,14 @@ def _table() -> dict[str, Op]:
     )
     for group, rows in _ATEN.items():
         aten(group, rows)
-    own("Elementwise arithmetic", "cast", "self:tensor dtype:dtype", _cast, "converted to another element type")
+    own(_ELEMENTWISE, "cast", "self:tensor dtype:dtype", _cast, "converted to another element type")
     own(
-        "Elementwise arithmetic",
+        _ELEMENTWISE,
         "addcmul",
         "self:tensor a:tensor b:tensor value:number",
         _addcmul,
         "self + value * a * b",
+        _addcmul_into,
     )
     own(
         "Sums and norms",
@@ -309,9 +348,9 @@ def _table() -> dict[str, Op]:
     return table
 
 
-def _binder(call: Call) -> Callable[[Sequence[Any], torch.device], Call]:
+def _binder(overload: Call, call: Call) -> Callable[[Sequence[Any], torch.device], Call]:
     """Arguments that ATen takes by keyword only stand last in ours."""
-    schema = call._schema.arguments  # type: ignore[attr-defined]  # an OpOverload has a schema
+    schema = overload._schema.arguments  # type: ignore[attr-defined]  # an OpOverload has a schema
     named = [argument.name for argument in schema if argument.kwarg_only]
     positional = len(schema) - len(named)
 
@@ -332,13 +371,23 @@ def _overload(path: str) -> Call:
     return call
 
 
+def _direct(path: str) -> Call | None:
+    """torch's compiled binding of the function that an overload belongs to, where there is one: the same kernels for
+    half the price of a call, which a small tensor notices."""
+    packet = path.partition(".")[0]
+    home = torch.linalg if packet.startswith("linalg_") else torch
+    found: Any = getattr(home, packet.removeprefix("linalg_"), None)
+    return found if isinstance(found, BuiltinFunctionType) else None
+
+
+_ELEMENTWISE = "Elementwise arithmetic"
 _UNARY = "self:tensor"
 _BINARY = "self:tensor other:tensor"
 _SCALAR = "self:tensor other:number"
 _REDUCE = "self:tensor dims:ints keepdim:bool"
 
 _ATEN: Final[dict[str, str]] = {
-    "Elementwise arithmetic": f"""
+    _ELEMENTWISE: f"""
         add add.Tensor | {_BINARY} | self + other, broadcast
         add_scalar add.Scalar | {_SCALAR} | self + number
         sub sub.Tensor | {_BINARY} | self - other

@@ -7,7 +7,7 @@ operation of its own, so nothing is contracted and no mathematical library is as
 - `normals`: inverse-CDF: p = (word + 1/2) * 2^-32, then Wichura's AS 241 (PPND16) rational functions in float64, the
   logarithm of the tail by an atanh series of ours. Against exact quantiles the relative error stays below 1e-14
   (tests/runtime/test_random.py); then one rounding to the element type. |z| <= 6.34, and each z is one of 2^32.
-- `keep_mask`: dropout, integer comparison only.
+- `keep_masks`: dropout, integer comparison only.
 - `permutation`: the data order.
 
 It refuses to hold state: no generator object, no global seed. Next in the flow: initial.py, ops.py, dataset.py.
@@ -15,6 +15,8 @@ It refuses to hold state: no generator object, no global seed. Next in the flow:
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Final
 
 import numpy
@@ -30,17 +32,18 @@ def words(
     seed: int, *, domain: int, stream: int, count: int, first_index: int = 0, device: torch.device | None = None
 ) -> torch.Tensor:
     """`count` u32 words as int64 [count]: blocks first_index, first_index + 1, … one after another."""
-    on_host = device is None or device.type == "cpu"
     out = torch.empty((-(-count // 4), 4), dtype=torch.int64, device=device)
     for start in range(0, len(out), BLOCKS_AT_ONCE):
         part = out[start : start + BLOCKS_AT_ONCE]
-        if on_host:
+        if _on_host(device):
             index = numpy.arange(first_index + start, first_index + start + len(part), dtype=numpy.uint64)
-            philox_numpy(index & _MASK32, index >> _SHIFT32, stream, domain, seed, part.numpy().view(numpy.uint64))
+            drawn = philox_numpy(index & _MASK32, index >> _SHIFT32, stream, domain, seed)
+            numpy.stack(drawn, axis=1, out=part.numpy().view(numpy.uint64))
         else:
             low = torch.arange(start, start + len(part), dtype=torch.int64, device=device)
             low += first_index & philox.MASK32
-            philox_torch(low & philox.MASK32, (low >> 32) + (first_index >> 32), stream, domain, seed, part)
+            high = (low >> 32) + (first_index >> 32)
+            torch.stack(philox_torch(low & philox.MASK32, high, stream, domain, seed), dim=1, out=part)
     return out.reshape(-1)[:count]
 
 
@@ -57,30 +60,48 @@ def normals(seed: int, *, domain: int, stream: int, count: int, device: torch.de
     return out
 
 
-def keep_mask(
+def keep_masks(
     seed: int,
     *,
     stream: int,
     position: int,
-    shape: list[int],
+    ahead: int = 1,
+    shape: Sequence[int],
     threshold: int,
-    dtype: torch.dtype,
     device: torch.device | None = None,
 ) -> torch.Tensor:
-    """1 where an element is kept, 0 where dropped, of `shape` and `dtype`.
+    """bool [ahead, *shape] for `position` and the positions after it: True where an element is kept.
 
     Args:
         stream: place of the dropout in the graph.
         position: step * micro_batches + micro-batch, below 2^32.
-        threshold: floor(keep probability * 2^24).
+        ahead: at least 1; many small masks at once cost little more than one.
+        threshold: floor(keep probability * 2^24). A word is kept where word >> 8 is below it.
     """
-    count = 1
-    for size in shape:
-        count *= size
-    drawn = words(
-        seed, domain=philox.DOMAIN_MASK, stream=stream, count=count, first_index=position << 32, device=device
-    )
-    return (drawn >> 8 < threshold).to(dtype).reshape(shape)
+    count = math.prod(shape)
+    kept = torch.empty((ahead, -(-count // 4), 4), dtype=torch.bool, device=device)
+    limit = threshold << 8
+    for start in range(0, kept.shape[1], BLOCKS_AT_ONCE):
+        part = kept[:, start : start + BLOCKS_AT_ONCE]
+        stop = start + part.shape[1]
+        if _on_host(device):
+            low, high = numpy.meshgrid(
+                numpy.arange(start, stop, dtype=numpy.uint64),
+                numpy.arange(position, position + ahead, dtype=numpy.uint64),
+            )
+            below = [word < limit for word in philox_numpy(low, high, stream, philox.DOMAIN_MASK, seed)]
+            numpy.stack(below, axis=2, out=part.numpy())
+        else:
+            rows = torch.arange(position, position + ahead, device=device)
+            c1, c0 = torch.meshgrid(rows, torch.arange(start, stop, device=device), indexing="ij")
+            words = philox_torch(c0, c1, stream, philox.DOMAIN_MASK, seed)
+            torch.stack([word < limit for word in words], dim=2, out=part)
+    return kept.reshape(ahead, -1)[:, :count].reshape(ahead, *shape)
+
+
+def masks_at_once(shape: Sequence[int]) -> int:
+    """How many masks of a shape are drawn for the price of the calls: as many as fit BLOCKS_AT_ONCE."""
+    return max(1, 4 * BLOCKS_AT_ONCE // max(1, math.prod(shape)))
 
 
 def permutation(seed: int, *, epoch: int | numpy.ndarray, positions: numpy.ndarray, count: int) -> numpy.ndarray:
@@ -92,11 +113,10 @@ def permutation(seed: int, *, epoch: int | numpy.ndarray, positions: numpy.ndarr
     todo = numpy.arange(len(values))
     while len(todo):
         left, right = values[todo] >> half, values[todo] & mask
-        out = numpy.empty((len(todo), 4), dtype=numpy.uint64)
         for round_ in range(philox.FEISTEL_ROUNDS):
             high = numpy.full_like(right, round_)
-            philox_numpy(right.copy(), high, streams[todo], philox.DOMAIN_ORDER, seed, out)
-            left, right = right, left ^ (out[:, 0] & mask)
+            drawn = philox_numpy(right.copy(), high, streams[todo], philox.DOMAIN_ORDER, seed)[0]
+            left, right = right, left ^ (drawn & mask)
         values[todo] = (left << half) | right
         todo = todo[values[todo] >= count]
     return values.astype(numpy.int64)
@@ -114,9 +134,9 @@ def normal_quantile(p: torch.Tensor) -> torch.Tensor:
 
 
 def philox_numpy(
-    c0: numpy.ndarray, c1: numpy.ndarray, stream: int | numpy.ndarray, domain: int, seed: int, out: numpy.ndarray
-) -> None:
-    """Ten rounds over counters (c0, c1, stream, domain), uint64 [n] each below 2^32, into `out` [n, 4].
+    c0: numpy.ndarray, c1: numpy.ndarray, stream: int | numpy.ndarray, domain: int, seed: int
+) -> tuple[numpy.ndarray, ...]:
+    """Ten rounds over counters (c0, c1, stream, domain), uint64 of one shape each below 2^32: the four words of each.
 
     The counters given are used up. Everything is in place: small draws cost calls, large ones memory passes.
     """
@@ -135,11 +155,10 @@ def philox_numpy(
         numpy.bitwise_and(product1, _MASK32, out=c1)
         numpy.bitwise_and(product0, _MASK32, out=c3)
         k0, k1 = (k0 + philox.WEYL_0) & philox.MASK32, (k1 + philox.WEYL_1) & philox.MASK32
-    for column, value in enumerate((c0, c1, c2, c3)):
-        out[:, column] = value
+    return c0, c1, c2, c3
 
 
-def philox_torch(c0: torch.Tensor, c1: torch.Tensor, stream: int, domain: int, seed: int, out: torch.Tensor) -> None:
+def philox_torch(c0: torch.Tensor, c1: torch.Tensor, stream: int, domain: int, seed: int) -> tuple[torch.Tensor, ...]:
     """The same on any device, in int64.
 
     Products of two u32 wrap in int64; their upper halves come out right because the shift's copies of the sign bit
@@ -154,8 +173,11 @@ def philox_torch(c0: torch.Tensor, c1: torch.Tensor, stream: int, domain: int, s
         c2 = (product0 >> 32).bitwise_and_(mask).bitwise_xor_(c3).bitwise_xor_(k1)
         c1, c3 = product1.bitwise_and_(mask), product0.bitwise_and_(mask)
         k0, k1 = (k0 + philox.WEYL_0) & mask, (k1 + philox.WEYL_1) & mask
-    for column, value in enumerate((c0, c1, c2, c3)):
-        out[:, column] = value
+    return c0, c1, c2, c3
+
+
+def _on_host(device: torch.device | None) -> bool:
+    return device is None or device.type == "cpu"
 
 
 _MASK32 = numpy.uint64(philox.MASK32)

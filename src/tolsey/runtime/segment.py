@@ -94,7 +94,7 @@ class Trainer:
             step=state.step,
             loss=loss,
             grad_norm=float("nan") if norm is None else float(norm),
-            lr=schedule.to_float32(self._schedule.lr(state.step)),
+            lr=schedule.to_float32(scalars["lr"]),
             step_s=time.perf_counter() - start,
             state=after,
         )
@@ -143,15 +143,17 @@ def run_segment(
     last_step: int,
     profile: str,
     input_root: StateRoot | None = None,
+    hash_threads: int = 1,
 ) -> Iterator[StepResult | tuple[Segment, TrainingState]]:
     """Yields each step's result, and at the end the segment with both roots and the state after it.
 
     Args:
         state: the checkpoint before the segment; its step is the segment's first.
         input_root: its root, where the caller has it already.
+        hash_threads: that hash the roots; bits do not depend on them, so they are not part of the class.
     """
     first_step = state.step
-    before = root_of(state, profile) if input_root is None else input_root
+    before = root_of(state, profile, threads=hash_threads) if input_root is None else input_root
     for result in trainer.steps(state, last_step):
         state = result.state
         yield result
@@ -161,7 +163,7 @@ def run_segment(
             first_step=first_step,
             last_step=last_step,
             input_root=before,
-            output_root=root_of(state, profile),
+            output_root=root_of(state, profile, threads=hash_threads),
         ),
         state,
     )

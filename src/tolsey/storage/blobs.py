@@ -3,7 +3,8 @@
     objects/ab/abcd…       the bytes        written to temp/, flushed, renamed: whole or absent
     objects/ab/abcd….m     the manifest     made with the bytes, so nothing is hashed twice
     pins/abcd…/owner       somebody needs it; what nobody pins may be collected, oldest first
-    partial/abcd…          a transfer on its way; survives restarts, counts towards the quota
+    partial/abcd….part     a transfer on its way; survives restarts, counts towards the quota; where nobody runs it
+                           any more it goes like a content that nobody pins
     temp/                  emptied at every opening
 
 The files are the truth: the index in memory is rebuilt from them at opening, so there is no database row that can
@@ -16,14 +17,16 @@ It is the `ContentStore` that network/transfer.py serves from.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import re
 import shutil
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from tolsey.errors import RemoteViolation, StorageError
@@ -179,10 +182,11 @@ class BlobStore:
         return self.root / "partial" / content_id.hex()
 
     def require_room(self, size_bytes: int) -> None:
-        """Makes room for `size_bytes` more by dropping unpinned contents, oldest first.
+        """Makes room for `size_bytes` more by dropping what nobody needs, oldest first: unpinned contents, and
+        transfers that were given up (a stranger who serves all but the last chunk must not fill the disk for ever).
 
         Raises:
-            StorageError: not enough is unpinned, or the disk itself is too full; nothing was dropped then.
+            StorageError: not enough of it is there, or the disk itself is too full; nothing was dropped then.
         """
         with self._mutex:
             free = self.quota_bytes - self.used_bytes
@@ -191,20 +195,19 @@ class BlobStore:
             if missing <= 0:
                 return
             victims = []
-            for content_id in self.ids():
+            for _age, size, drop in sorted((*self._unpinned(), *self._abandoned()), key=lambda found: found[0]):
                 if missing <= 0:
                     break
-                if not self.owners(content_id):
-                    victims.append(content_id)
-                    missing -= self._index[content_id.hex()].size_bytes
+                victims.append(drop)
+                missing -= size
             if missing > 0:
                 raise StorageError(
                     f"{size_bytes} bytes do not fit into {self.root}: quota {self.quota_bytes} bytes, "
                     f"used {self.used_bytes}, disk free {max(0, disk_free)}; dropping what is unpinned is not enough",
                     fix="raise the quota, or let go of finished jobs",
                 )
-            for content_id in victims:
-                self._drop(content_id.hex())
+            for drop in victims:
+                drop()
 
     # keeping and dropping
 
@@ -264,6 +267,20 @@ class BlobStore:
 
     def _age(self, name: str) -> tuple[int, str]:
         return self._index[name].stored_ns, name
+
+    def _unpinned(self) -> Iterator[tuple[int, int, Callable[[], None]]]:
+        """Contents without an owner: when each came (ns), its bytes, and what drops it."""
+        for content_id in self.ids():
+            if not self.owners(content_id):
+                entry = self._index[content_id.hex()]
+                yield entry.stored_ns, entry.size_bytes, partial(self._drop, content_id.hex())
+
+    def _abandoned(self) -> Iterator[tuple[int, int, Callable[[], None]]]:
+        """The same of transfers that nobody runs: whoever runs one holds the lock of its file (network/partfile.py)."""
+        for path in (self.root / "partial").glob("*.part"):
+            with suppress(OSError), _idle(path) as opened:
+                found = os.fstat(opened)
+                yield found.st_mtime_ns, found.st_blocks * 512, partial(_forget_transfer, path)
 
     def _partial_bytes(self) -> int:
         # Sparse until the chunks arrive, so blocks count, not the length.
@@ -375,6 +392,20 @@ class BlobStore:
         with self._mutex:
             self._temp_number += 1
             return self.root / "temp" / str(self._temp_number)
+
+
+@contextmanager
+def _idle(path: Path) -> Iterator[int]:
+    """A transfer's file, held so that nobody begins to run it; BlockingIOError where somebody does."""
+    with path.open("rb") as opened:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield opened.fileno()
+
+
+def _forget_transfer(path: Path) -> None:
+    with suppress(OSError), _idle(path):
+        path.unlink()
+        path.with_suffix(".done").unlink(missing_ok=True)
 
 
 @contextmanager
