@@ -123,10 +123,39 @@ INLINE vf vload_n(const float *p, int64_t n) {
     return r;
 #endif
 }
+/* Lanes from … past - 1 from memory, +0 in the others; memory outside of those is not touched, wherever p itself points. */
+INLINE vf vload_between(const float *p, int64_t from, int64_t past) {
+#if defined(TOLSEY_AVX512)
+    uint32_t below_past = past >= VW ? 0xffff : past <= 0 ? 0 : (1u << past) - 1;
+    uint32_t below_from = from >= VW ? 0xffff : from <= 0 ? 0 : (1u << from) - 1;
+    return (vf)_mm512_maskz_loadu_ps((__mmask16)(below_past & ~below_from), p);
+#elif defined(TOLSEY_AVX2)
+    vi lane = vcount();
+    return (vf)_mm256_maskload_ps(p, (__m256i)((lane >= vset_i((int32_t)from)) & (lane < vset_i((int32_t)past))));
+#else
+    vf r = {0};
+    for (int64_t i = from > 0 ? from : 0; i < past && i < VW; i++) r[i] = p[i];
+    return r;
+#endif
+}
 /* The same with a chosen number in the lanes beyond n. */
 INLINE vf vload_or(const float *p, int64_t n, float other) {
     if (n >= VW) return vload(p);
     return vselect(vcount() < vset_i((int32_t)n), vload_n(p, n), vset(other));
+}
+/* base[at] in the lanes of the mask, +0 in the others, whose place is not touched. */
+INLINE vf vgather(const float *base, vi at, vi mask) {
+#if defined(TOLSEY_AVX512)
+    __mmask16 lanes = _mm512_movepi32_mask((__m512i)mask);
+    return (vf)_mm512_mask_i32gather_ps(_mm512_setzero_ps(), lanes, (__m512i)at, base, 4);
+#elif defined(TOLSEY_AVX2)
+    return (vf)_mm256_mask_i32gather_ps(_mm256_setzero_ps(), base, (__m256i)at, (__m256)mask, 4);
+#else
+    vf r = {0};
+    for (int i = 0; i < VW; i++)
+        if (mask[i]) r[i] = base[at[i]];
+    return r;
+#endif
 }
 INLINE void vstore_n(float *p, vf x, int64_t n) {
     if (n >= VW) {

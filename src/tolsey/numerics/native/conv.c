@@ -24,7 +24,7 @@ struct geometry {
 
 struct window {
     const float *data;
-    int64_t image_step, channel_step;
+    int64_t images, image_step, channel_step;
     const int64_t *size; /* of the source */
     int64_t grid[DIMENSIONS], step[DIMENSIONS];
     int64_t taps[DIMENSIONS];
@@ -55,20 +55,42 @@ INLINE int64_t next(const int64_t *sizes, int64_t *digits) {
 
 /* ---------------------------------------------------------------- seeing */
 
-/* Neighbouring positions of one line of the grid. */
+/* A position or a tap as the source's coordinates and place; what is seen is at their sum. */
+struct where {
+    int64_t at[DIMENSIONS], place;
+};
+
+INLINE struct where where(const struct window *it, const int64_t *at, int64_t outer) {
+    return (struct where){{at[0], at[1], at[2]}, outer + (at[0] * it->size[1] + at[1]) * it->size[2] + at[2]};
+}
+
+INLINE struct where where_position(const struct window *it, int64_t image, const int64_t *digits) {
+    int64_t at[DIMENSIONS] = {digits[0] * it->step[0], digits[1] * it->step[1], digits[2] * it->step[2]};
+    return where(it, at, image * it->image_step);
+}
+
+INLINE struct where where_tap(const struct window *it, int64_t channel, const int64_t *digits) {
+    int64_t at[DIMENSIONS] = {it->offset[0][digits[0]], it->offset[1][digits[1]], it->offset[2][digits[2]]};
+    return where(it, at, channel * it->channel_step);
+}
+
+INLINE int inside(const struct window *it, const struct where *one, const struct where *other, int d) {
+    int64_t at = one->at[d] + other->at[d];
+    return at >= 0 && at < it->size[d];
+}
+
+/* Neighbouring positions of one line of the grid, so also neighbours (or every step-th) in the source. */
 struct run {
-    const float *image;
-    int64_t at[DIMENSIONS]; /* of the first, in the source, before the tap's offset */
+    struct where first;
     int64_t count;
 };
 
-/* The lines that `count` positions from `first` on lie in; never more than `count`. */
+/* The runs that `count` positions from `first` on fall into; never more than `count`. */
 static int64_t runs_of(const struct window *it, int64_t first, int64_t count, struct run *runs) {
     int64_t digits[DIMENSIONS], made = 0, image = split(first, it->grid, digits);
     while (count > 0) {
         struct run *run = runs + made++;
-        run->image = it->data + image * it->image_step;
-        for (int d = 0; d < DIMENSIONS; d++) run->at[d] = digits[d] * it->step[d];
+        run->first = where_position(it, image, digits);
         run->count = least(count, it->grid[2] - digits[2]);
         count -= run->count;
         digits[2] += run->count - 1;
@@ -82,21 +104,86 @@ INLINE void zeros(float *to, int64_t count) {
 }
 
 /* What a run of positions sees through one tap. */
-INLINE void see(const struct window *it, const struct run *run, int64_t channel, const int64_t *tap, float *to) {
-    int64_t y0 = run->at[0] + it->offset[0][tap[0]], y1 = run->at[1] + it->offset[1][tap[1]];
-    int64_t x = run->at[2] + it->offset[2][tap[2]], step = it->step[2], width = it->size[2];
-    if (y0 < 0 || y0 >= it->size[0] || y1 < 0 || y1 >= it->size[1]) {
+INLINE void see(const struct window *it, const struct run *run, const struct where *tap, float *to) {
+    int64_t x = run->first.at[2] + tap->at[2], step = it->step[2], width = it->size[2];
+    if (!inside(it, &run->first, tap, 0) || !inside(it, &run->first, tap, 1)) {
         zeros(to, run->count);
         return;
     }
-    const float *line = run->image + channel * it->channel_step + (y0 * it->size[1] + y1) * width;
-    if (x >= 0 && x + (run->count - 1) * step < width) {
-        if (step == 1)
-            FOR_VECTORS(i, w, 0, run->count) vstore_n(to + i, vload_n(line + x + i, w), w);
-        else
-            for (int64_t i = 0; i < run->count; i++) to[i] = line[x + i * step];
+    const float *from = it->data + run->first.place + tap->place;
+    __builtin_prefetch(from + width); /* the next run is often the next line */
+    if (step == 1) {
+        FOR_VECTORS(i, w, 0, run->count) {
+            int64_t begin = -x - i, end = width - x - i;
+            vstore_n(to + i, begin <= 0 && end >= w ? vload_n(from + i, w) : vload_between(from + i, begin, least(end, w)), w);
+        }
+    } else if (x >= 0 && x + (run->count - 1) * step < width) {
+        for (int64_t i = 0; i < run->count; i++) to[i] = from[i * step];
     } else {
-        for (int64_t i = 0; i < run->count; i++, x += step) to[i] = x >= 0 && x < width ? line[x] : 0.0f;
+        for (int64_t i = 0; i < run->count; i++, x += step) to[i] = x >= 0 && x < width ? from[i * step] : 0.0f;
+    }
+}
+
+/* Lines shorter than this are not worth copying as such. */
+enum { SHORT_LINE = 8 };
+
+/* Whether coordinates and places of everything fit 32 bits, for gathering lane by lane. */
+static int is_small(const struct window *it) {
+    const int64_t large = (int64_t)1 << 29;
+    int small = it->images * it->image_step < (int64_t)1 << 31;
+    for (int d = 0; d < DIMENSIONS; d++) {
+        small &= it->size[d] < large && it->grid[d] < large && it->step[d] < large && it->grid[d] * it->step[d] < large;
+        for (int64_t tap = 0; tap < it->taps[d]; tap++) small &= it->offset[d][tap] < large && it->offset[d][tap] > -large;
+    }
+    return small;
+}
+
+/* Either packing, one lane at a time: a vector of lanes meets one depth after the other. */
+INLINE void pack_scattered(const int lanes_are_taps, const struct window *it, int64_t lane0, int64_t lanes, int64_t k0,
+                           int64_t depth, float *to, int64_t step) {
+    const int64_t *lane_sizes = lanes_are_taps ? it->taps : it->grid, *depth_sizes = lanes_are_taps ? it->grid : it->taps;
+    int64_t lane[DIMENSIONS], outer = split(lane0, lane_sizes, lane);
+    vu size0 = vset_u((uint32_t)it->size[0]), size1 = vset_u((uint32_t)it->size[1]), size2 = vset_u((uint32_t)it->size[2]);
+    for (int64_t l = 0; l < step; l += VW) {
+        vi y0 = vset_i(-1), y1 = y0, x = y0, place = y0, here = vcount() < vset_i((int32_t)least(lanes - l, VW));
+        for (int64_t i = 0; i < least(lanes - l, VW); i++) {
+            struct where w = lanes_are_taps ? where_tap(it, outer, lane) : where_position(it, outer, lane);
+            y0[i] = (int32_t)w.at[0];
+            y1[i] = (int32_t)w.at[1];
+            x[i] = (int32_t)w.at[2];
+            place[i] = (int32_t)w.place;
+            outer += next(lane_sizes, lane);
+        }
+        int64_t at[DIMENSIONS], outer_at = split(k0, depth_sizes, at);
+        for (int64_t k = 0; k < depth; k++) {
+            struct where w = lanes_are_taps ? where_position(it, outer_at, at) : where_tap(it, outer_at, at);
+            vi seen = here & (vi)((vu)(y0 + (int32_t)w.at[0]) < size0) & (vi)((vu)(y1 + (int32_t)w.at[1]) < size1) &
+                      (vi)((vu)(x + (int32_t)w.at[2]) < size2);
+            vstore_n(to + k * step + l, vgather(it->data, place + (int32_t)w.place, seen), step - l);
+            outer_at += next(depth_sizes, at);
+        }
+    }
+}
+
+/* Lanes are positions, all of one line and as many as the panel is wide: whole vectors, and cut ones at the border. */
+static void pack_line(const struct window *it, const struct run *run, int64_t k0, int64_t depth, float *to) {
+    int64_t digits[DIMENSIONS], channel = split(k0, it->taps, digits), width = it->size[2], count = run->count;
+    while (depth > 0) {
+        struct where line = where_tap(it, channel, digits);
+        int seen = inside(it, &run->first, &line, 0) && inside(it, &run->first, &line, 1);
+        const float *from = it->data + run->first.place + line.place - line.at[2];
+        for (; digits[2] < it->taps[2] && depth > 0; digits[2]++, depth--, to += count) {
+            int64_t offset = it->offset[2][digits[2]], x = run->first.at[2] + offset;
+            if (!seen)
+                for (int64_t i = 0; i < count; i += VW) vstore(to + i, vset(0));
+            else if (x >= 0 && x + count <= width)
+                for (int64_t i = 0; i < count; i += VW) vstore(to + i, vload(from + offset + i));
+            else
+                for (int64_t i = 0; i < count; i += VW)
+                    vstore(to + i, vload_between(from + offset + i, -x - i, width - x - i));
+        }
+        digits[2]--; /* the last one seen */
+        channel += next(it->taps, digits);
     }
 }
 
@@ -105,15 +192,24 @@ static void pack_positions(const struct side *side, int64_t lane0, int64_t lanes
                            int64_t step) {
     enum { AT_ONCE = 64 };
     const struct window *it = side->more;
+    if (it->grid[2] < SHORT_LINE && is_small(it)) {
+        pack_scattered(0, it, lane0, lanes, k0, depth, to, step);
+        return;
+    }
     for (int64_t l = 0; l < step; l += AT_ONCE) {
         struct run runs[AT_ONCE];
-        int64_t here = least(lanes - l, AT_ONCE), made = here > 0 ? runs_of(it, lane0 + l, here, runs) : 0;
-        int64_t tap[DIMENSIONS], channel = split(k0, it->taps, tap);
+        int64_t here = most(least(lanes - l, AT_ONCE), 0), made = runs_of(it, lane0 + l, here, runs);
+        if (made == 1 && here == step && it->step[2] == 1) {
+            pack_line(it, runs, k0, depth, to);
+            return;
+        }
+        int64_t digits[DIMENSIONS], channel = split(k0, it->taps, digits);
         for (int64_t k = 0; k < depth; k++) {
             float *row = to + k * step + l;
-            for (int64_t r = 0; r < made; row += runs[r++].count) see(it, runs + r, channel, tap, row);
-            zeros(row, least(step - l, AT_ONCE) - most(here, 0));
-            channel += next(it->taps, tap);
+            struct where tap = where_tap(it, channel, digits);
+            for (int64_t r = 0; r < made; row += runs[r++].count) see(it, runs + r, &tap, row);
+            zeros(row, least(step - l, AT_ONCE) - here);
+            channel += next(it->taps, digits);
         }
     }
 }
@@ -121,21 +217,26 @@ static void pack_positions(const struct side *side, int64_t lane0, int64_t lanes
 /* Lanes are taps, depth is positions: how the gradient of the weight reads the input. */
 static void pack_taps(const struct side *side, int64_t lane0, int64_t lanes, int64_t k0, int64_t depth, float *to,
                       int64_t step) {
-    enum { LANES_AT_ONCE = VW, DEPTH_AT_ONCE = 128 };
+    enum { AT_ONCE = 128 };
     const struct window *it = side->more;
-    for (int64_t k = 0; k < depth; k += DEPTH_AT_ONCE) {
-        struct run runs[DEPTH_AT_ONCE];
-        int64_t deep = least(depth - k, DEPTH_AT_ONCE), made = runs_of(it, k0 + k, deep, runs);
-        int64_t tap[DIMENSIONS], channel = split(lane0, it->taps, tap);
-        for (int64_t l = 0; l < step; l += LANES_AT_ONCE) {
-            float seen[LANES_AT_ONCE][DEPTH_AT_ONCE];
-            int64_t here = most(least(lanes - l, LANES_AT_ONCE), 0);
+    if (it->grid[2] < SHORT_LINE && is_small(it)) {
+        pack_scattered(1, it, lane0, lanes, k0, depth, to, step);
+        return;
+    }
+    for (int64_t k = 0; k < depth; k += AT_ONCE) {
+        struct run runs[AT_ONCE];
+        int64_t deep = least(depth - k, AT_ONCE), made = runs_of(it, k0 + k, deep, runs);
+        int64_t digits[DIMENSIONS], channel = split(lane0, it->taps, digits);
+        for (int64_t l = 0; l < step; l += VW) {
+            float seen[VW][AT_ONCE];
+            int64_t here = most(least(lanes - l, VW), 0);
             for (int64_t lane = 0; lane < here; lane++) {
                 float *row = seen[lane];
-                for (int64_t r = 0; r < made; row += runs[r++].count) see(it, runs + r, channel, tap, row);
-                channel += next(it->taps, tap);
+                struct where tap = where_tap(it, channel, digits);
+                for (int64_t r = 0; r < made; row += runs[r++].count) see(it, runs + r, &tap, row);
+                channel += next(it->taps, digits);
             }
-            tolsey_pack_depth(seen[0], DEPTH_AT_ONCE, here, deep, to + k * step + l, step, least(step - l, LANES_AT_ONCE));
+            tolsey_pack_depth(seen[0], AT_ONCE, here, deep, to + k * step + l, step, least(step - l, VW));
         }
     }
 }
@@ -245,6 +346,7 @@ static int forward_group(const struct convolution *it, int64_t group) {
     const struct geometry *g = it->shape;
     int64_t inside = volume(g->in), outside = volume(g->out), depth = g->channels_in * volume(g->kernel);
     struct window window = {.data = it->input + group * g->channels_in * inside,
+                            .images = g->images,
                             .image_step = g->groups * g->channels_in * inside,
                             .channel_step = inside,
                             .size = g->in};
@@ -267,6 +369,7 @@ static int backward_input_phase(const struct convolution *it, int64_t group, con
     const struct geometry *g = it->shape;
     int64_t inside = volume(g->in), outside = volume(g->out);
     struct window window = {.data = it->output + group * g->channels_out * outside,
+                            .images = g->images,
                             .image_step = g->groups * g->channels_out * outside,
                             .channel_step = outside,
                             .size = g->out};
@@ -305,6 +408,7 @@ static int backward_weight_group(const struct convolution *it, int64_t group) {
     struct window gradient = {.data = it->output + group * g->channels_out * outside,
                               .image_step = g->groups * g->channels_out * outside};
     struct window window = {.data = it->input + group * g->channels_in * inside,
+                            .images = g->images,
                             .image_step = g->groups * g->channels_in * inside,
                             .channel_step = inside,
                             .size = g->in};

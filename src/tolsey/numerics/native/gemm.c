@@ -1,8 +1,8 @@
 /* Matrix products: blocked, packed, threaded, and bit for bit the plain triple loop.
  *
  * Words. A *tile* is TILE_ROWS x TILE_COLUMNS of C, held in registers. A *panel* is what a tile reads of one side, copied
- * so that it is read straight on: k after k, at each k the tile's rows (of A) or columns (of B). A *slice* is SLICE values
- * of k.
+ * so that it is read straight on: k after k, at each k the tile's rows (of A) or columns (of B). A *slice* is up to SLICE
+ * values of k.
  *
  * Order is safe by construction: each element of C is one accumulator that sees k ascending. Between slices it goes to
  * memory and comes back, which loses nothing. Threads share out C, never k.
@@ -210,23 +210,23 @@ INLINE int64_t panel_begin(int64_t rows, int64_t panel) { return rows * panel / 
 
 static void pack_rows(const struct side *a, int64_t i0, int64_t rows, int64_t panel, int64_t k0, int64_t depth, float *to) {
     int64_t begin = panel_begin(rows, panel), count = panel_begin(rows, panel + 1) - begin;
-    a->pack(a, i0 + begin, count, k0, depth, to + begin * depth, count);
+    a->pack(a, i0 + begin, count, k0, depth, to, count);
 }
 
 static void pack_columns(const struct side *b, int64_t j0, int64_t columns, int64_t panel, int64_t k0, int64_t depth,
                          float *to) {
     int64_t begin = panel * TILE_COLUMNS, count = least(columns - begin, TILE_COLUMNS);
-    b->pack(b, j0 + begin, count, k0, depth, to + begin * depth, round_up(count, VW));
+    b->pack(b, j0 + begin, count, k0, depth, to, round_up(count, VW));
 }
 
 /* What is the same for all tiles of a block. */
 struct block {
     const struct target *c;
-    int64_t i0, rows, j0, columns;         /* which part of C the packed panels of A and B cover */
+    int64_t i0, rows, j0, columns;          /* the part of C that all panels of A and B cover */
     int64_t a_begin, a_end, b_begin, b_end; /* which of the panels are multiplied now */
+    const float *a, *b;                     /* packed, from the first of those panels on */
     int64_t depth;
     int first, last; /* slices: nothing in C yet; add the bias now */
-    const float *a, *b; /* packed */
 };
 
 /* One addition to each element of a tile's worth of columns, as they lie. */
@@ -255,6 +255,8 @@ static void scattered_tile(const struct block *it, int64_t i, int64_t rows, int6
     int64_t used = (columns + VW - 1) / VW;
     float *c = it->c->data + i * it->c->row_step;
     for (int64_t v = 0; v < used; v++) vectors[v] = square + v * VW;
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t j = 0; j < columns; j += 8) __builtin_prefetch(c + r * it->c->row_step + place[j], 1);
     if (!it->first)
         for (int64_t r = 0; r < rows; r++)
             for (int64_t j = 0; j < columns; j++) square[r * TILE_COLUMNS + j] = c[r * it->c->row_step + place[j]];
@@ -265,7 +267,8 @@ static void scattered_tile(const struct block *it, int64_t i, int64_t rows, int6
 
 /* All tiles of a block: a panel of B stays in the first-level cache while panels of A go by. */
 static void multiply(const struct block *it) {
-    for (int64_t j = it->b_begin * TILE_COLUMNS; j < least(it->columns, it->b_end * TILE_COLUMNS); j += TILE_COLUMNS) {
+    int64_t i_begin = panel_begin(it->rows, it->a_begin), j_begin = it->b_begin * TILE_COLUMNS;
+    for (int64_t j = j_begin; j < least(it->columns, it->b_end * TILE_COLUMNS); j += TILE_COLUMNS) {
         int64_t columns = least(it->columns - j, TILE_COLUMNS), used = (columns + VW - 1) / VW;
         int64_t last = columns - (used - 1) * VW, place[TILE_COLUMNS];
         int side_by_side = 1;
@@ -273,7 +276,7 @@ static void multiply(const struct block *it) {
         for (int64_t l = 0; l < columns; l++) side_by_side &= place[l] == place[l / VW * VW] + l % VW;
         for (int64_t panel = it->a_begin; panel < it->a_end; panel++) {
             int64_t begin = panel_begin(it->rows, panel), rows = panel_begin(it->rows, panel + 1) - begin;
-            const float *a = it->a + begin * it->depth, *b = it->b + j * it->depth;
+            const float *a = it->a + (begin - i_begin) * it->depth, *b = it->b + (j - j_begin) * it->depth;
             if (side_by_side) {
                 float *c[TILE_VECTORS];
                 for (int64_t v = 0; v < used; v++)
@@ -297,6 +300,7 @@ struct product {
     int64_t m, n, k;
     int shares_a;
     int64_t lane0, lanes, padded, k0, depth; /* of the shared side, this round */
+    int64_t slice;                           /* of k, dealt out evenly, so that no slice is a short one */
     int64_t block;                           /* lanes of the other side in one task */
     float *shared;
 };
@@ -309,48 +313,107 @@ static int pack_some(void *ctx, int64_t begin, int64_t end) {
     struct product *it = ctx;
     int64_t panels = shared_panels(it);
     for (int64_t task = begin; task < end; task++) {
-        int64_t k = task / panels * SLICE, depth = least(it->depth - k, SLICE);
+        int64_t k = task / panels * it->slice, depth = least(it->depth - k, it->slice), panel = task % panels;
         float *to = it->shared + k * it->padded;
         if (it->shares_a)
-            pack_rows(it->a, it->lane0, it->lanes, task % panels, it->k0 + k, depth, to);
+            pack_rows(it->a, it->lane0, it->lanes, panel, it->k0 + k, depth, to + panel_begin(it->lanes, panel) * depth);
         else
-            pack_columns(it->b, it->lane0, it->lanes, task % panels, it->k0 + k, depth, to);
+            pack_columns(it->b, it->lane0, it->lanes, panel, it->k0 + k, depth, to + panel * TILE_COLUMNS * depth);
     }
     return TOLSEY_OK;
 }
 
+/* A block of the other side in one task: lanes from … from + count - 1, its panels, where they are packed. */
+struct own {
+    int64_t from, count, panels;
+    float *packed;
+};
+
+static int64_t own_begin(const struct product *it, const struct own *own, int64_t panel) {
+    return it->shares_a ? least(panel * TILE_COLUMNS, round_up(own->count, VW)) : panel_begin(own->count, panel);
+}
+
+static void pack_own(const struct product *it, const struct own *own, int64_t panel, int64_t k, int64_t depth, float *to) {
+    if (it->shares_a)
+        pack_columns(it->b, own->from, own->count, panel, it->k0 + k, depth, to);
+    else
+        pack_rows(it->a, own->from, own->count, panel, it->k0 + k, depth, to);
+}
+
+/* Panels [begin, end) of the shared side by [own_from, own_past) of the block, which lie packed at `packed`, in one slice. */
+static void multiply_panels(const struct product *it, const struct own *own, int64_t begin, int64_t end, int64_t own_from,
+                            int64_t own_past, const float *packed, int64_t k, int64_t depth) {
+    struct block block = {.c = it->c, .depth = depth};
+    const float *shared = it->shared + k * it->padded;
+    block.first = it->k0 + k == 0;
+    block.last = it->k0 + k + depth == it->k;
+    if (it->shares_a) {
+        block.a = shared + panel_begin(it->lanes, begin) * depth;
+        block.b = packed;
+        block.i0 = it->lane0;
+        block.rows = it->lanes;
+        block.j0 = own->from;
+        block.columns = own->count;
+        block.a_begin = begin;
+        block.a_end = end;
+        block.b_begin = own_from;
+        block.b_end = own_past;
+    } else {
+        block.a = packed;
+        block.b = shared + begin * TILE_COLUMNS * depth;
+        block.i0 = own->from;
+        block.rows = own->count;
+        block.j0 = it->lane0;
+        block.columns = it->lanes;
+        block.a_begin = own_from;
+        block.a_end = own_past;
+        block.b_begin = begin;
+        block.b_end = end;
+    }
+    multiply(&block);
+}
+
+/* The shared side is one chunk: what is packed is used at once, panels of B while they are in the first-level cache. */
+static void multiply_one_chunk(const struct product *it, const struct own *own) {
+    for (int64_t k = 0; k < it->depth; k += it->slice) {
+        int64_t depth = least(it->depth - k, it->slice), at_once = it->shares_a ? 1 : own->panels;
+        for (int64_t panel = 0; panel < own->panels; panel += at_once) {
+            for (int64_t p = panel; p < panel + at_once; p++)
+                pack_own(it, own, p, k, depth, own->packed + (own_begin(it, own, p) - own_begin(it, own, panel)) * depth);
+            multiply_panels(it, own, 0, shared_panels(it), panel, panel + at_once, own->packed, k, depth);
+        }
+    }
+}
+
+/* The shared side is many: the block is packed once, for all of them. */
+static void multiply_chunks(const struct product *it, const struct own *own, int64_t chunk) {
+    int64_t padded = own_begin(it, own, own->panels);
+    for (int64_t k = 0; k < it->depth; k += it->slice) {
+        int64_t depth = least(it->depth - k, it->slice);
+        for (int64_t p = 0; p < own->panels; p++)
+            pack_own(it, own, p, k, depth, own->packed + k * padded + own_begin(it, own, p) * depth);
+    }
+    for (int64_t panel = 0; panel < shared_panels(it); panel += chunk)
+        for (int64_t k = 0; k < it->depth; k += it->slice)
+            multiply_panels(it, own, panel, least(panel + chunk, shared_panels(it)), 0, own->panels,
+                            own->packed + k * padded, k, least(it->depth - k, it->slice));
+}
+
 static int multiply_some(void *ctx, int64_t begin, int64_t end) {
     struct product *it = ctx;
-    int64_t unit = it->shares_a ? VW : 1;
-    float *own = tolsey_scratch(SCRATCH_PACK_A, sizeof(float) * (size_t)(round_up(it->block, unit) * it->depth));
-    if (!own) return TOLSEY_NO_MEMORY;
+    int64_t chunk = it->shares_a ? CHUNK_ROWS / TILE_ROWS : CHUNK_COLUMNS / TILE_COLUMNS, one = shared_panels(it) <= chunk;
+    int64_t lanes = one && it->shares_a ? TILE_COLUMNS : round_up(it->block, it->shares_a ? VW : 1);
+    struct own own = {.packed = tolsey_scratch(
+                          SCRATCH_PACK_A, sizeof(float) * (size_t)(lanes * (one ? it->slice : it->depth)))};
+    if (!own.packed) return TOLSEY_NO_MEMORY;
     for (int64_t task = begin; task < end; task++) {
-        int64_t from = task * it->block, count = least((it->shares_a ? it->n : it->m) - from, it->block);
-        int64_t padded = round_up(count, unit), panels = shared_panels(it);
-        int64_t own_panels = it->shares_a ? (count + TILE_COLUMNS - 1) / TILE_COLUMNS : panels_of(count);
-        int64_t at_once = it->shares_a ? CHUNK_ROWS / TILE_ROWS : CHUNK_COLUMNS / TILE_COLUMNS;
-        for (int64_t k = 0; k < it->depth; k += SLICE)
-            for (int64_t panel = 0; panel < own_panels; panel++)
-                (it->shares_a ? pack_columns : pack_rows)(it->shares_a ? it->b : it->a, from, count, panel, it->k0 + k,
-                                                          least(it->depth - k, SLICE), own + k * padded);
-        for (int64_t panel = 0; panel < panels; panel += at_once)
-            for (int64_t k = 0; k < it->depth; k += SLICE) {
-                int64_t depth = least(it->depth - k, SLICE), past = least(panel + at_once, panels);
-                struct block block = {.c = it->c, .depth = depth};
-                block.first = it->k0 + k == 0;
-                block.last = it->k0 + k + depth == it->k;
-                block.a = (it->shares_a ? it->shared + k * it->padded : own + k * padded);
-                block.b = (it->shares_a ? own + k * padded : it->shared + k * it->padded);
-                block.i0 = it->shares_a ? it->lane0 : from;
-                block.rows = it->shares_a ? it->lanes : count;
-                block.j0 = it->shares_a ? from : it->lane0;
-                block.columns = it->shares_a ? count : it->lanes;
-                block.a_begin = it->shares_a ? panel : 0;
-                block.a_end = it->shares_a ? past : own_panels;
-                block.b_begin = it->shares_a ? 0 : panel;
-                block.b_end = it->shares_a ? own_panels : past;
-                multiply(&block);
-            }
+        own.from = task * it->block;
+        own.count = least((it->shares_a ? it->n : it->m) - own.from, it->block);
+        own.panels = it->shares_a ? (own.count + TILE_COLUMNS - 1) / TILE_COLUMNS : panels_of(own.count);
+        if (one)
+            multiply_one_chunk(it, &own);
+        else
+            multiply_chunks(it, &own, chunk);
     }
     return TOLSEY_OK;
 }
@@ -392,7 +455,8 @@ int tolsey_product(int64_t m, int64_t n, int64_t k, const struct side *a, const 
         it.padded = it.shares_a ? it.lanes : round_up(it.lanes, VW);
         for (it.k0 = 0; it.k0 < k && answer == TOLSEY_OK; it.k0 += deepest) {
             it.depth = least(k - it.k0, deepest);
-            int64_t pieces = shared_panels(&it) * ((it.depth + SLICE - 1) / SLICE);
+            int64_t slices = (it.depth + SLICE - 1) / SLICE, pieces = shared_panels(&it) * slices;
+            it.slice = (it.depth + slices - 1) / slices;
             answer = tolsey_parallel(pieces, threads > 1 ? most(pieces / (8 * threads), 1) : pieces, pack_some, &it);
             if (answer == TOLSEY_OK) answer = tolsey_parallel(tasks, threads > 1 ? 1 : tasks, multiply_some, &it);
         }
