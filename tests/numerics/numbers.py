@@ -49,6 +49,11 @@ def draw(kind: str, shape: tuple[int, ...], seed: int = 0) -> F32:
     return numpy.ldexp(unit, random.integers(-60, 60, shape)).astype(numpy.float32)
 
 
+def draw_all(count: int, seed: int = 0) -> F32:
+    """Numbers of every kind, one after another, `count` of each, and the special ones."""
+    return numpy.concatenate([*(draw(kind, (count,), seed) for kind in KINDS), SPECIAL]).astype(numpy.float32)
+
+
 def bits(numbers: F32) -> NDArray[numpy.uint32]:
     """Bit patterns, every NaN as the canonical one."""
     found = numpy.ascontiguousarray(numbers, dtype=numpy.float32).view(numpy.uint32).copy()
