@@ -216,10 +216,9 @@ def test_every_boundary_of_blocks_crossed_many_times_changes_nothing(
     """What takes millions of numbers otherwise: several rounds of rows, of columns and of k."""
     small = [
         ("#define SLICE 256", "#define SLICE 8"),
-        ("#define CHUNK_ROWS (TILE_ROWS * 24)", "#define CHUNK_ROWS (TILE_ROWS * 2)"),
-        ("#define CHUNK_COLUMNS 512", "#define CHUNK_COLUMNS (TILE_COLUMNS * 2)"),
+        ("#define BLOCK_ROWS (TILE_ROWS * 24)", "#define BLOCK_ROWS (TILE_ROWS * 2)"),
+        ("#define BLOCK_COLUMNS 512", "#define BLOCK_COLUMNS (TILE_COLUMNS * 2)"),
         ("#define SHARED_FLOATS ((int64_t)4 << 20)", "#define SHARED_FLOATS ((int64_t)1 << 10)"),
-        ("#define OWN_FLOATS ((int64_t)1 << 20)", "#define OWN_FLOATS ((int64_t)1 << 10)"),
         ("#define WORTH_A_THREAD ((double)(1 << 19))", "#define WORTH_A_THREAD 1.0"),
     ]
     lib = changed(isa, small, tmp_path, monkeypatch)
@@ -252,7 +251,7 @@ MUTATIONS = {
          "    b += (depth - 1) * vectors * VW;\n    for (int64_t k = 0; k < depth; k++) {\n        vf y"),
         ("        a += rows;\n        b += vectors * VW;", "        a -= rows;\n        b -= vectors * VW;"),
     ],
-    "bias before the chain's end": [("block.last = it->k0 + k + depth == it->k;", "block.last = block.first;")],
+    "bias before the chain's end": [("block.last = it->k0 + k + block.depth == it->k;", "block.last = block.first;")],
     "slices summed apart": [
         ("acc[i][v] = v == vectors - 1 ? vload_n", "left[i][v] = v == vectors - 1 ? vload_n"),
         ("    vf acc[TILE_ROWS][TILE_VECTORS];",

@@ -7,10 +7,13 @@
  * Order is safe by construction: each element of C is one accumulator that sees k ascending. Between slices it goes to
  * memory and comes back, which loses nothing. Threads share out C, never k.
  *
- * How memory is used. One side, the *shared* one, is packed whole before anything is multiplied, the smaller side. Then
- * each task packs its block of the other side and multiplies it with all of the shared one, a *chunk* of C at a time: the
- * chunk stays in the second-level cache through all its slices, a panel of B stays in the first while panels of A go by.
- * Packed memory is bounded (SHARED_FLOATS, OWN_FLOATS): what is longer or wider is done in several rounds. */
+ * How memory is used. One side, the *shared* one, is packed whole before anything is multiplied (SHARED_FLOATS at most: what
+ * is longer or wider is done in several rounds). Each task takes a block of the other side and goes through the slices: packs
+ * a piece of its own, multiplies it with all of the shared slice.
+ *
+ *   C of many rows   B is shared; a task's block of A, a slice of it, stays in the second-level cache, a panel of B in the
+ *                    first while panels of A go by, and the next panel of B is fetched meanwhile
+ *   C of few rows    A is shared, a slice of it stays in the second-level cache; a panel of B is packed into the first */
 #include "gemm.h"
 
 #if defined(TOLSEY_AVX512)
@@ -29,11 +32,10 @@
 #define TILE_COLUMNS (TILE_VECTORS * VW)
 
 #define SLICE 256
-/* Rows and columns of a chunk of C; the side that is not shared is dealt out in blocks of that. */
-#define CHUNK_ROWS (TILE_ROWS * 24)
-#define CHUNK_COLUMNS 512
+/* What a task takes of the side that is not shared; at most so many rows are few. */
+#define BLOCK_ROWS (TILE_ROWS * 24)
+#define BLOCK_COLUMNS 512
 #define SHARED_FLOATS ((int64_t)4 << 20)
-#define OWN_FLOATS ((int64_t)1 << 20)
 /* Below so many multiplications waking another thread costs more than it brings. */
 #define WORTH_A_THREAD ((double)(1 << 19))
 
@@ -219,14 +221,12 @@ static void pack_columns(const struct side *b, int64_t j0, int64_t columns, int6
     b->pack(b, j0 + begin, count, k0, depth, to, round_up(count, VW));
 }
 
-/* What is the same for all tiles of a block. */
+/* A part of C, one slice of it, both sides packed. */
 struct block {
     const struct target *c;
-    int64_t i0, rows, j0, columns;          /* the part of C that all panels of A and B cover */
-    int64_t a_begin, a_end, b_begin, b_end; /* which of the panels are multiplied now */
-    const float *a, *b;                     /* packed, from the first of those panels on */
-    int64_t depth;
+    int64_t i0, rows, j0, columns, depth;
     int first, last; /* slices: nothing in C yet; add the bias now */
+    const float *a, *b;
 };
 
 /* One addition to each element of a tile's worth of columns, as they lie. */
@@ -265,18 +265,26 @@ static void scattered_tile(const struct block *it, int64_t i, int64_t rows, int6
         for (int64_t j = 0; j < columns; j++) c[r * it->c->row_step + place[j]] = square[r * TILE_COLUMNS + j];
 }
 
-/* All tiles of a block: a panel of B stays in the first-level cache while panels of A go by. */
+/* What comes after a panel of B, fetched bit by bit while the panels of A go by it: part `panel` of `panels`. */
+INLINE void fetch_next(const float *b, int64_t depth, int64_t panel, int64_t panels) {
+    enum { LINE = 64 / sizeof(float) };
+    int64_t lines = depth * TILE_COLUMNS / LINE;
+    for (int64_t line = lines * panel / panels; line < lines * (panel + 1) / panels; line++)
+        __builtin_prefetch(b + lines * LINE + line * LINE, 0, 2);
+}
+
 static void multiply(const struct block *it) {
-    int64_t i_begin = panel_begin(it->rows, it->a_begin), j_begin = it->b_begin * TILE_COLUMNS;
-    for (int64_t j = j_begin; j < least(it->columns, it->b_end * TILE_COLUMNS); j += TILE_COLUMNS) {
+    int64_t panels = panels_of(it->rows);
+    for (int64_t j = 0; j < it->columns; j += TILE_COLUMNS) {
         int64_t columns = least(it->columns - j, TILE_COLUMNS), used = (columns + VW - 1) / VW;
         int64_t last = columns - (used - 1) * VW, place[TILE_COLUMNS];
         int side_by_side = 1;
         it->c->places(it->c, it->j0 + j, columns, place);
         for (int64_t l = 0; l < columns; l++) side_by_side &= place[l] == place[l / VW * VW] + l % VW;
-        for (int64_t panel = it->a_begin; panel < it->a_end; panel++) {
+        for (int64_t panel = 0; panel < panels; panel++) {
             int64_t begin = panel_begin(it->rows, panel), rows = panel_begin(it->rows, panel + 1) - begin;
-            const float *a = it->a + (begin - i_begin) * it->depth, *b = it->b + (j - j_begin) * it->depth;
+            const float *a = it->a + begin * it->depth, *b = it->b + j * it->depth;
+            if (it->columns - j > TILE_COLUMNS) fetch_next(b, it->depth, panel, panels);
             if (side_by_side) {
                 float *c[TILE_VECTORS];
                 for (int64_t v = 0; v < used; v++)
@@ -323,97 +331,49 @@ static int pack_some(void *ctx, int64_t begin, int64_t end) {
     return TOLSEY_OK;
 }
 
-/* A block of the other side in one task: lanes from … from + count - 1, its panels, where they are packed. */
-struct own {
-    int64_t from, count, panels;
-    float *packed;
-};
-
-static int64_t own_begin(const struct product *it, const struct own *own, int64_t panel) {
-    return it->shares_a ? least(panel * TILE_COLUMNS, round_up(own->count, VW)) : panel_begin(own->count, panel);
-}
-
-static void pack_own(const struct product *it, const struct own *own, int64_t panel, int64_t k, int64_t depth, float *to) {
-    if (it->shares_a)
-        pack_columns(it->b, own->from, own->count, panel, it->k0 + k, depth, to);
-    else
-        pack_rows(it->a, own->from, own->count, panel, it->k0 + k, depth, to);
-}
-
-/* Panels [begin, end) of the shared side by [own_from, own_past) of the block, which lie packed at `packed`, in one slice. */
-static void multiply_panels(const struct product *it, const struct own *own, int64_t begin, int64_t end, int64_t own_from,
-                            int64_t own_past, const float *packed, int64_t k, int64_t depth) {
-    struct block block = {.c = it->c, .depth = depth};
-    const float *shared = it->shared + k * it->padded;
-    block.first = it->k0 + k == 0;
-    block.last = it->k0 + k + depth == it->k;
-    if (it->shares_a) {
-        block.a = shared + panel_begin(it->lanes, begin) * depth;
-        block.b = packed;
-        block.i0 = it->lane0;
-        block.rows = it->lanes;
-        block.j0 = own->from;
-        block.columns = own->count;
-        block.a_begin = begin;
-        block.a_end = end;
-        block.b_begin = own_from;
-        block.b_end = own_past;
-    } else {
-        block.a = packed;
-        block.b = shared + begin * TILE_COLUMNS * depth;
-        block.i0 = own->from;
-        block.rows = own->count;
-        block.j0 = it->lane0;
-        block.columns = it->lanes;
-        block.a_begin = own_from;
-        block.a_end = own_past;
-        block.b_begin = begin;
-        block.b_end = end;
-    }
-    multiply(&block);
-}
-
-/* The shared side is one chunk: what is packed is used at once, panels of B while they are in the first-level cache. */
-static void multiply_one_chunk(const struct product *it, const struct own *own) {
-    for (int64_t k = 0; k < it->depth; k += it->slice) {
-        int64_t depth = least(it->depth - k, it->slice), at_once = it->shares_a ? 1 : own->panels;
-        for (int64_t panel = 0; panel < own->panels; panel += at_once) {
-            for (int64_t p = panel; p < panel + at_once; p++)
-                pack_own(it, own, p, k, depth, own->packed + (own_begin(it, own, p) - own_begin(it, own, panel)) * depth);
-            multiply_panels(it, own, 0, shared_panels(it), panel, panel + at_once, own->packed, k, depth);
-        }
+/* C of few rows: columns from … from + count - 1 of it, a panel of B at a time. */
+static void multiply_columns(const struct product *it, struct block *block, int64_t from, int64_t count, const float *shared,
+                             int64_t k, float *own) {
+    block->a = shared;
+    block->i0 = it->lane0;
+    block->rows = it->lanes;
+    block->b = own;
+    for (int64_t panel = 0; panel * TILE_COLUMNS < count; panel++) {
+        pack_columns(it->b, from, count, panel, k, block->depth, own);
+        block->j0 = from + panel * TILE_COLUMNS;
+        block->columns = least(count - panel * TILE_COLUMNS, TILE_COLUMNS);
+        multiply(block);
     }
 }
 
-/* The shared side is many: the block is packed once, for all of them. */
-static void multiply_chunks(const struct product *it, const struct own *own, int64_t chunk) {
-    int64_t padded = own_begin(it, own, own->panels);
-    for (int64_t k = 0; k < it->depth; k += it->slice) {
-        int64_t depth = least(it->depth - k, it->slice);
-        for (int64_t p = 0; p < own->panels; p++)
-            pack_own(it, own, p, k, depth, own->packed + k * padded + own_begin(it, own, p) * depth);
-    }
-    for (int64_t panel = 0; panel < shared_panels(it); panel += chunk)
-        for (int64_t k = 0; k < it->depth; k += it->slice)
-            multiply_panels(it, own, panel, least(panel + chunk, shared_panels(it)), 0, own->panels,
-                            own->packed + k * padded, k, least(it->depth - k, it->slice));
+/* C of many rows: rows from … from + count - 1 of it. */
+static void multiply_rows(const struct product *it, struct block *block, int64_t from, int64_t count, const float *shared,
+                          int64_t k, float *own) {
+    for (int64_t panel = 0; panel < panels_of(count); panel++)
+        pack_rows(it->a, from, count, panel, k, block->depth, own + panel_begin(count, panel) * block->depth);
+    block->a = own;
+    block->i0 = from;
+    block->rows = count;
+    block->b = shared;
+    block->j0 = it->lane0;
+    block->columns = it->lanes;
+    multiply(block);
 }
 
 static int multiply_some(void *ctx, int64_t begin, int64_t end) {
     struct product *it = ctx;
-    int64_t chunk = it->shares_a ? CHUNK_ROWS / TILE_ROWS : CHUNK_COLUMNS / TILE_COLUMNS, one = shared_panels(it) <= chunk;
-    int64_t lanes = one && it->shares_a ? TILE_COLUMNS : round_up(it->block, it->shares_a ? VW : 1);
-    struct own own = {.packed = tolsey_scratch(
-                          SCRATCH_PACK_A, sizeof(float) * (size_t)(lanes * (one ? it->slice : it->depth)))};
-    if (!own.packed) return TOLSEY_NO_MEMORY;
+    int64_t lanes = it->shares_a ? TILE_COLUMNS : it->block;
+    float *own = tolsey_scratch(SCRATCH_PACK_A, sizeof(float) * (size_t)(lanes * it->slice));
+    if (!own) return TOLSEY_NO_MEMORY;
     for (int64_t task = begin; task < end; task++) {
-        own.from = task * it->block;
-        own.count = least((it->shares_a ? it->n : it->m) - own.from, it->block);
-        own.panels = it->shares_a ? (own.count + TILE_COLUMNS - 1) / TILE_COLUMNS : panels_of(own.count);
-        if (one)
-            multiply_one_chunk(it, &own);
-        else
-            multiply_chunks(it, &own, chunk);
+        int64_t from = task * it->block, count = least((it->shares_a ? it->n : it->m) - from, it->block);
+        for (int64_t k = 0; k < it->depth; k += it->slice) {
+            struct block block = {.c = it->c, .depth = least(it->depth - k, it->slice)};
+            block.first = it->k0 + k == 0;
+            block.last = it->k0 + k + block.depth == it->k;
+            (it->shares_a ? multiply_columns : multiply_rows)(it, &block, from, count, it->shared + k * it->padded,
+                                                              it->k0 + k, own);
+        }
     }
     return TOLSEY_OK;
 }
@@ -432,18 +392,18 @@ static int nothing_to_multiply(int64_t m, int64_t n, const struct target *c) {
 int tolsey_product(int64_t m, int64_t n, int64_t k, const struct side *a, const struct side *b, const struct target *c) {
     if (m == 0 || n == 0) return TOLSEY_OK;
     if (k == 0) return nothing_to_multiply(m, n, c);
-    struct product it = {.a = a, .b = b, .c = c, .m = m, .n = n, .k = k, .shares_a = m < n};
+    struct product it = {.a = a, .b = b, .c = c, .m = m, .n = n, .k = k};
+    it.shares_a = m < n && m <= BLOCK_ROWS;
     int64_t shared_all = it.shares_a ? m : n, other_all = it.shares_a ? n : m;
     int64_t unit = it.shares_a ? TILE_ROWS : TILE_COLUMNS, other_unit = it.shares_a ? TILE_COLUMNS : TILE_ROWS;
     int threads = (double)m * (double)n * (double)k < WORTH_A_THREAD ? 1 : tolsey_helpers();
 
     /* Several tasks a thread, so that none waits long for another; a block is packed once and wants to be used often. */
-    it.block = least(it.shares_a ? CHUNK_COLUMNS : CHUNK_ROWS, round_up(other_all, other_unit));
+    it.block = least(it.shares_a ? BLOCK_COLUMNS : BLOCK_ROWS, round_up(other_all, other_unit));
     if (threads > 1)
         it.block = least(it.block, most(round_up(other_all / (4 * threads), other_unit), 2 * other_unit));
     int64_t tasks = (other_all + it.block - 1) / it.block;
-    int64_t deepest = least(SHARED_FLOATS / least(round_up(shared_all, unit), 2048), OWN_FLOATS / it.block);
-    deepest = most(deepest / SLICE, 1) * SLICE;
+    int64_t deepest = most(SHARED_FLOATS / least(round_up(shared_all, unit), 2048) / SLICE, 1) * SLICE;
     int64_t widest = most(SHARED_FLOATS / least(k, deepest) / unit, 1) * unit;
 
     size_t floats = (size_t)(least(k, deepest) * least(widest, round_up(shared_all, unit)));
