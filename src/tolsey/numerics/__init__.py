@@ -7,3 +7,10 @@ Python and NumPy, slow and obvious) and on the law's pages; tests hold them toge
     library.py    chooses and loads one, calls its kernels
     products.py, functions.py, reductions.py, …   what the kernels of one family are called with
 """
+
+from __future__ import annotations
+
+from typing import Final
+
+PROFILE: Final = "exact-fp32/1"
+"""The numerics profile whose law this is."""

@@ -20,9 +20,19 @@ from typing import Any, Final
 import torch
 
 from tolsey.errors import ConfigError, RemoteViolation
-from tolsey.numerics import elementwise, library, lookups, losses, norms, pooling, products, reductions, softmax
+from tolsey.numerics import (
+    PROFILE,
+    elementwise,
+    library,
+    lookups,
+    losses,
+    norms,
+    pooling,
+    products,
+    reductions,
+    softmax,
+)
 from tolsey.numerics.library import Library
-from tolsey.protocol.job import EXACT_FP32
 from tolsey.runtime.ops import Call, Op, Ref
 
 __all__ = ["AS_THEY_ARE", "KERNELS", "build", "check_dtype"]
@@ -44,7 +54,7 @@ def build(op: Op, args: Sequence[Any], device: torch.device) -> Call:
     if device.type == "meta" or op.name in AS_THEY_ARE:
         return stock
     if device.type != "cpu":
-        raise ConfigError(f"{EXACT_FP32} runs on CPUs, not on {device}", fix="start with --device cpu")
+        raise ConfigError(f"{PROFILE} runs on CPUs, not on {device}", fix="start with --device cpu")
     kernel = KERNELS[op.name](library.current(), args)
     if op.name not in INTEGERS_TOO:
         return kernel
@@ -58,7 +68,7 @@ def check_dtype(where: str, dtype: torch.dtype) -> None:
         RemoteViolation: this one is not.
     """
     if (dtype.is_floating_point or dtype.is_complex) and dtype is not FLOAT:
-        raise RemoteViolation(f"{where} has element type {dtype}; {EXACT_FP32} computes in float32")
+        raise RemoteViolation(f"{where} has element type {dtype}; {PROFILE} computes in float32")
 
 
 # memory
