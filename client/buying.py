@@ -41,7 +41,7 @@ from tolsey.contracts.sender import Sender
 from tolsey.contracts.views import NOBODY
 from tolsey.errors import ConfigError, InsufficientFunds, LocalViolation, NoOffer
 from tolsey.network.identity import Identity
-from tolsey.protocol.job import JobSpec, class_of_profile
+from tolsey.protocol.job import JobSpec
 from tolsey.protocol.listing import Listing
 from tolsey.protocol.offer import seal_chain
 from tolsey.protocol.units import Account, ClassId, Seconds, StateRoot, TokenUnits
@@ -141,8 +141,7 @@ async def open_shop(access: Access, request: specs.Request, wishes: Wishes) -> A
             await trio.to_thread.run_sync(_pack, blobs, built)
             async with open_peers(access, ledger=ledger, identity=Identity(key), listen=listen, store=blobs) as peers:
                 sellers = await peers.sellers()
-                class_id = class_of_profile(built.job.profile) or choose_class(sellers, terms, ledger)
-                intent = _sealed(built, class_id, key, listen, before)
+                intent = _sealed(built, choose_class(sellers, terms, ledger), key, listen, before)
                 await access.purchases.keep(intent)
                 plan = await _ask(access, peers, sellers, intent, terms, account)
                 shop = Shop(access, peers, database, intent, plan)
@@ -156,7 +155,7 @@ async def open_shop(access: Access, request: specs.Request, wishes: Wishes) -> A
 def choose_class(sellers: Sequence[Listing], terms: Terms, ledger: Ledger) -> ClassId:
     """The numerics class to buy in: where most verifiers can check, then where most workers sell.
 
-    A job of profile `pinned` is bound to one class, because there only equal machines give equal bits.
+    A job is pinned to one class, because only equal machines give equal bits.
 
     Raises:
         NoOffer: nobody who may have the job sells anything.

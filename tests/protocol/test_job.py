@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tolsey.errors import RemoteViolation, SpecInvalid
 from tolsey.protocol.encoding import canonical_json, keccak256, tag
-from tolsey.protocol.job import EXACT_FP32, MAX_SPEC_BYTES, PINNED, JobSpec, class_of_profile
+from tolsey.protocol.job import MAX_SPEC_BYTES, JobSpec
 
 Make = Callable[..., JobSpec]
 quick = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -35,14 +35,6 @@ def test_spec_hash_changes_with_every_field(make_spec: Make) -> None:
     assert set(others) == fields - {"profile", "version"}, "a new field needs a line here"
     hashes = {spec.spec_hash} | {make_spec(**{name: value}).spec_hash for name, value in others.items()}
     assert len(hashes) == len(others) + 1
-
-
-def test_class_of_an_exact_profile_is_the_profile_and_no_machine(make_spec: Make) -> None:
-    everybody = keccak256(tag(b"tolsey/class/1"), b'{"profile":"exact-fp32/1"}')
-    assert (class_of_profile(EXACT_FP32), class_of_profile(PINNED)) == (everybody, None)
-    assert make_spec(profile=EXACT_FP32, class_id=everybody).profile == EXACT_FP32
-    with pytest.raises(SpecInvalid, match=r"not that of profile exact-fp32/1"):
-        make_spec(profile=EXACT_FP32, class_id=b"\x03" * 32)
 
 
 @quick

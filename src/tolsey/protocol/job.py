@@ -20,15 +20,13 @@ from typing import Any
 
 from tolsey.errors import SpecInvalid
 from tolsey.protocol.content import ContentId
-from tolsey.protocol.encoding import TAG_CLASS, TAG_SPEC, canonical_json, keccak256, parse_canonical_json, tag
+from tolsey.protocol.encoding import TAG_SPEC, canonical_json, keccak256, parse_canonical_json, tag
 from tolsey.protocol.units import ClassId, SpecHash
 
 SPEC_VERSION = 1
 MAX_SPEC_BYTES = 16_384
-EXACT_FP32 = "exact-fp32/1"
-PINNED = "pinned"
-PROFILES = (EXACT_FP32, PINNED)
-"""Numerics profiles this version can run; new ones add names here, none is ever changed."""
+PROFILES = ("pinned",)
+"""Numerics profiles this version can run; exact profiles add names here, they never change one."""
 MAX_STEPS = 1 << 32
 MAX_SEGMENTS_PER_WINDOW = 65_536
 MAX_WINDOWS = 65_535
@@ -47,8 +45,7 @@ class JobSpec:
         initial_tensors: content id of literal initial tensors, or None where the program's initialisers and the
             seed give all of them.
         profile: numerics profile, one of PROFILES.
-        class_id: machines that may run or judge it: those of one fingerprint (profile `pinned`), or all that keep an
-            exact profile's law, whose class is the profile itself (`class_of_profile`).
+        class_id: machines that may run or judge it (profile `pinned`).
         seed: 64-bit job seed of data order, dropout and initialisation.
         steps: optimiser updates in all.
         steps_per_segment, segments_per_window: how the run is cut; the last of each may be shorter.
@@ -82,8 +79,6 @@ class JobSpec:
             raise SpecInvalid(f"profile {self.profile!r} is not one of {', '.join(PROFILES)}")
         for field in ("program", "dataset", "class_id"):
             _is_hash(field, getattr(self, field))
-        if class_of_profile(self.profile) not in (None, self.class_id):
-            raise SpecInvalid(f"class_id {self.class_id.hex()[:16]} is not that of profile {self.profile}")
         if self.initial_tensors is not None:
             _is_hash("initial_tensors", self.initial_tensors)
         _within("seed", self.seed, 0, (1 << 64) - 1)
@@ -165,13 +160,6 @@ class JobSpec:
             if field.type == "str" and type(fields[field.name]) is not str:
                 raise SpecInvalid(f"{field.name} is a string, not {fields[field.name]!r}")
         return cls(**fields)
-
-
-def class_of_profile(profile: str) -> ClassId | None:
-    """The class of all machines, where the profile gives the same bits on every one; None where the machine decides."""
-    if profile == PINNED:
-        return None
-    return ClassId(keccak256(tag(TAG_CLASS), canonical_json({"profile": profile})))
 
 
 def _within(name: str, value: int, least: int, most: int) -> None:
