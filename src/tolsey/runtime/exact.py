@@ -86,8 +86,7 @@ def _alike(*tensors: torch.Tensor) -> list[torch.Tensor]:
     """Of one shape and contiguous."""
     first = tensors[0].shape
     if any(x.shape != first for x in tensors):
-        shape = torch.broadcast_shapes(*(x.shape for x in tensors))
-        tensors = tuple(x.expand(shape) for x in tensors)
+        tensors = tuple(torch.broadcast_tensors(*tensors))  # type: ignore[no-untyped-call]  # torch's own is untyped
     return [_whole(x) for x in tensors]
 
 
