@@ -283,9 +283,19 @@ INLINE float sround(float x) {
 INLINE vi vtoi(vf x) { return __builtin_convertvector(x, vi); }
 /* From integers, rounded to nearest even. */
 INLINE vf vtof(vi x) { return __builtin_convertvector(x, vf); }
-/* Upper half of the 64-bit product. */
+/* Upper half of the 64-bit product: even and odd places apart, as the machines multiply. */
 INLINE vu vmulhi_u(vu a, vu b) {
+#if defined(TOLSEY_AVX512)
+    __m512i even = _mm512_mul_epu32((__m512i)a, (__m512i)b);
+    __m512i odd = _mm512_mul_epu32(_mm512_srli_epi64((__m512i)a, 32), _mm512_srli_epi64((__m512i)b, 32));
+    return (vu)_mm512_mask_blend_epi32(0xaaaa, _mm512_srli_epi64(even, 32), odd);
+#elif defined(TOLSEY_AVX2)
+    __m256i even = _mm256_mul_epu32((__m256i)a, (__m256i)b);
+    __m256i odd = _mm256_mul_epu32(_mm256_srli_epi64((__m256i)a, 32), _mm256_srli_epi64((__m256i)b, 32));
+    return (vu)_mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xaa);
+#else
     return __builtin_convertvector((__builtin_convertvector(a, vlu) * __builtin_convertvector(b, vlu)) >> 32, vu);
+#endif
 }
 /* 2^n for -126 <= n <= 127. */
 INLINE vf vpow2(vi n) { return (vf)((n + 127) << 23); }
