@@ -29,6 +29,9 @@ INLINE vf beginning(enum reduction kind) {
     return (vf){0};
 }
 
+/* Large and rarely asked for: one copy. */
+__attribute__((noinline)) static vf size_to_the(vf x, vf power) { return vpow(vabs(x), power); }
+
 /* One more number in each place of `lane`; `here` says how many of x are there. */
 INLINE vf fold(enum reduction kind, vf lane, vf x, vf mean, vf power, int64_t here) {
     switch (kind) {
@@ -39,7 +42,7 @@ INLINE vf fold(enum reduction kind, vf lane, vf x, vf mean, vf power, int64_t he
     }
     case SIZES: return lane + vfirst(vabs(x), here);
     case NONZERO: return lane + vfirst(vselect((vi)(x != (vf){0}), vset(1.0f), (vf){0}), here);
-    case POWERS: return lane + vfirst(vpow(vabs(x), power), here);
+    case POWERS: return lane + vfirst(size_to_the(x, power), here);
     case LARGEST: return vmax(lane, x);
     case SMALLEST: return vmin(lane, x);
     case LARGEST_SIZE: return vmax(lane, vabs(x));

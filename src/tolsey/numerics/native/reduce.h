@@ -13,7 +13,11 @@
 
 enum { LANES = 32, CHUNK = 4096, LANE_VECTORS = LANES / VW };
 
-#if defined(__clang__)
+/* Lanes stay in registers only where the loop over their vectors is written out. With fma in software there is nothing to
+ * gain, and a file takes half a minute to compile. */
+#if defined(TOLSEY_BASELINE)
+#define UNROLLED
+#elif defined(__clang__)
 #define UNROLLED _Pragma("clang loop unroll(full)")
 #else
 #define UNROLLED _Pragma("GCC unroll 8")
