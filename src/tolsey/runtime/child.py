@@ -174,7 +174,7 @@ def _run(request: dict[str, Any], job: _Job, device: str, tell: Tell) -> None:
     data = dataset.Dataset(
         dataset.decode_manifest(manifest_raw), [Path(path) for path in request["data_files"]], program.batch, spec.seed
     )
-    trainer = Trainer(Executable(job.admitted, device), data, seed=spec.seed)
+    trainer = Trainer(Executable(job.admitted, device, profile=spec.profile), data, seed=spec.seed)
     current, root = _start(request, job), None
     if request.get("input_root") is not None:
         root = state.root_of(current, spec.profile, threads=HASH_THREADS)

@@ -19,13 +19,16 @@ Next in the flow: segment.py, which feeds it step after step.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 
+from tolsey.numerics import PROFILE
+from tolsey.runtime import exact
 from tolsey.runtime.admission import Admitted
 from tolsey.runtime.graph import Phase, Program, TensorSpec
-from tolsey.runtime.ops import refs
+from tolsey.runtime.ops import DTYPES, refs
 
 Key = tuple[str, str]
 Values = Mapping[Key, torch.Tensor]
@@ -39,20 +42,22 @@ class Executable:
     Args:
         admitted: the program, checked.
         device: "cpu", "cuda:0", …; every tensor given to the phases lives there (scalars may stay on the CPU).
+        profile: whose kernels compute: PyTorch's own (`pinned`), or ours where it matters (`exact-fp32/1`, exact.py).
     """
 
-    def __init__(self, admitted: Admitted, device: torch.device | str = "cpu") -> None:
+    def __init__(self, admitted: Admitted, device: torch.device | str = "cpu", *, profile: str = "pinned") -> None:
         self.program = admitted.program
         self.device = torch.device(device)
         with torch.inference_mode():
-            self.grad = PhaseRunner(self.program, self.program.grad, self.device)
-            self.update = PhaseRunner(self.program, self.program.update, self.device)
+            self.grad = PhaseRunner(self.program, self.program.grad, self.device, profile)
+            self.update = PhaseRunner(self.program, self.program.update, self.device, profile)
 
 
 class PhaseRunner:
     """One phase as a flat list of instructions."""
 
-    def __init__(self, program: Program, phase: Phase, device: torch.device) -> None:
+    def __init__(self, program: Program, phase: Phase, device: torch.device, profile: str) -> None:
+        self._is_exact = profile == PROFILE
         self.inputs = phase.inputs
         self.outputs = phase.outputs
         self._template: list[Any] = [None] * len(phase.inputs)
@@ -111,7 +116,12 @@ class PhaseRunner:
         steps: list[tuple[tuple[int, ...], int, int]] = []
         for index, node in enumerate(phase.nodes):
             args = node.definition.parse(node.args)
-            call, reads = node.definition.build(args, device), tuple(refs(args))
+            build = node.definition.build
+            if self._is_exact:
+                build = partial(exact.build, node.definition)
+                for spec in node.outs:
+                    exact.check_dtype(f"node {index} ({node.op})", DTYPES[spec.dtype])
+            call, reads = build(args, device), tuple(refs(args))
             write, count = len(self._template), len(node.outs)
             self._template += [None] * count
             if all(slot in constant for slot in reads):
@@ -133,7 +143,8 @@ class PhaseRunner:
             freed = tuple(dead.get(place, ()))
             into = overwritable.get(index, set()).intersection(freed)
             definition = phase.nodes[index].definition
-            if into and definition.into is not None:
+            is_stock = not self._is_exact or definition.name in exact.AS_THEY_ARE
+            if into and definition.into is not None and is_stock:
                 call = definition.into(definition.parse(phase.nodes[index].args), step[0].index(min(into)))
             self._code.append((call, *step, freed))
 

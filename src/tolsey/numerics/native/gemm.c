@@ -1,0 +1,493 @@
+/* Matrix products: blocked, packed, threaded, and bit for bit the plain triple loop.
+ *
+ * Words. A *tile* is TILE_ROWS x TILE_COLUMNS of C, held in registers. A *panel* is what a tile reads of one side, copied
+ * so that it is read straight on: k after k, at each k the tile's rows (of A) or columns (of B). A *slice* is up to SLICE
+ * values of k.
+ *
+ * Order is safe by construction: each element of C is one accumulator that sees k ascending. Between slices it goes to
+ * memory and comes back, which loses nothing. Threads share out C, never k.
+ *
+ * How memory is used. One side, the *shared* one, is packed whole before anything is multiplied (SHARED_FLOATS at most: what
+ * is longer or wider is done in several rounds). Each task takes a block of the other side and goes through the slices: packs
+ * a piece of its own, multiplies it with all of the shared slice.
+ *
+ *   C of many rows   B is shared; a task's block of A, a slice of it, stays in the second-level cache, a panel of B in the
+ *                    first while panels of A go by, and the next panel of B is fetched meanwhile
+ *   C of few rows    A is shared, a slice of it stays in the second-level cache; a panel of B is packed into the first */
+#include "gemm.h"
+
+#if defined(TOLSEY_AVX512)
+#define TILE_ROWS 12
+#define TILE_VECTORS 2
+#elif defined(TOLSEY_AVX2)
+#define TILE_ROWS 6
+#define TILE_VECTORS 2
+#elif defined(TOLSEY_NEON)
+#define TILE_ROWS 8
+#define TILE_VECTORS 3
+#else
+#define TILE_ROWS 4
+#define TILE_VECTORS 2
+#endif
+#define TILE_COLUMNS (TILE_VECTORS * VW)
+
+#define SLICE 256
+/* What a task takes of the side that is not shared; at most so many rows are few. */
+#define BLOCK_ROWS (TILE_ROWS * 24)
+#define BLOCK_COLUMNS 512
+#define SHARED_FLOATS ((int64_t)4 << 20)
+/* Below so many multiplications waking another thread costs more than it brings. */
+#define WORTH_A_THREAD ((double)(1 << 19))
+
+/* ---------------------------------------------------------------- packing */
+
+/* What `distance` bits of lane and row exchange: lane i of the lower row, of the upper row. */
+#define LOWER(i, d) (((i) & (d)) ? VW + (i) - (d) : (i))
+#define UPPER(i, d) (((i) & (d)) ? VW + (i) : (i) + (d))
+#define FOUR(f, i, d) f(i, d), f(i + 1, d), f(i + 2, d), f(i + 3, d)
+#if VW == 16
+#define LANES(f, d) FOUR(f, 0, d), FOUR(f, 4, d), FOUR(f, 8, d), FOUR(f, 12, d)
+#elif VW == 8
+#define LANES(f, d) FOUR(f, 0, d), FOUR(f, 4, d)
+#else
+#define LANES(f, d) FOUR(f, 0, d)
+#endif
+#if defined(__clang__)
+#define MIX(a, b, f, d) __builtin_shufflevector(a, b, LANES(f, d))
+#else
+#define MIX(a, b, f, d) __builtin_shuffle(a, b, (vi){LANES(f, d)})
+#endif
+#define EXCHANGE(x, d)                                                                                                 \
+    for (int i_ = 0; i_ < VW; i_++)                                                                                    \
+        if (!(i_ & (d))) {                                                                                             \
+            vf low_ = (x)[i_], high_ = (x)[i_ + (d)];                                                                  \
+            (x)[i_] = MIX(low_, high_, LOWER, d);                                                                      \
+            (x)[i_ + (d)] = MIX(low_, high_, UPPER, d);                                                                \
+        }
+
+/* Rows become columns of a VW x VW block, in registers. */
+INLINE void turn(vf x[VW]) {
+#if VW == 16
+#pragma GCC unroll 16
+    EXCHANGE(x, 8)
+#endif
+#if VW >= 8
+#pragma GCC unroll 16
+    EXCHANGE(x, 4)
+#endif
+#pragma GCC unroll 16
+    EXCHANGE(x, 2)
+#pragma GCC unroll 16
+    EXCHANGE(x, 1)
+}
+
+/* Blocks of VW lanes and VW depths are loaded along depth, turned, stored along lanes. */
+void tolsey_pack_depth(const float *from, int64_t lane_step, int64_t lanes, int64_t depth, float *to, int64_t step,
+                       int64_t wide) {
+    for (int64_t l0 = 0; l0 < wide; l0 += VW) {
+        int64_t here = lanes - l0;
+        for (int64_t k = 0; k < depth; k += VW) {
+            int64_t deep = least(depth - k, VW);
+            vf x[VW];
+            for (int l = 0; l < VW; l++) x[l] = l < here ? vload_n(from + (l0 + l) * lane_step + k, deep) : vset(0);
+            turn(x);
+            for (int d = 0; d < deep; d++) vstore_n(to + (k + d) * step + l0, x[d], wide - l0);
+        }
+    }
+}
+
+static void pack_along_lanes(const float *from, int64_t depth_step, int64_t lanes, int64_t depth, float *to, int64_t step) {
+    for (int64_t k = 0; k < depth; k++) {
+        const float *row = from + k * depth_step;
+        for (int64_t l = 0; l < step; l += VW)
+            vstore_n(to + k * step + l, l < lanes ? vload_n(row + l, lanes - l) : vset(0), step - l);
+    }
+}
+
+void tolsey_pack_strided(const struct side *it, int64_t lane0, int64_t lanes, int64_t k0, int64_t depth, float *to,
+                         int64_t step) {
+    const float *from = it->data + lane0 * it->lane_step + k0 * it->depth_step;
+    if (it->lane_step == 1) {
+        pack_along_lanes(from, it->depth_step, lanes, depth, to, step);
+    } else if (it->depth_step == 1) {
+        tolsey_pack_depth(from, it->lane_step, lanes, depth, to, step, step);
+    } else {
+        for (int64_t k = 0; k < depth; k++)
+            for (int64_t l = 0; l < step; l++)
+                to[k * step + l] = l < lanes ? from[l * it->lane_step + k * it->depth_step] : 0.0f;
+    }
+}
+
+/* ---------------------------------------------------------------- one tile */
+
+/* rows x (vectors * VW) of C: loaded unless this is the first slice, carried through `depth` values of k, stored. c[v] is
+ * where row 0 of vector v lies; `last` of the last vector's lanes exist. Constant `rows` and `vectors` make it straight code. */
+INLINE void tile(const int rows, const int vectors, int64_t depth, const float *a, const float *b, float *const *c,
+                 int64_t row_step, int64_t last, int first) {
+    vf acc[TILE_ROWS][TILE_VECTORS];
+#pragma GCC unroll 16
+    for (int i = 0; i < rows; i++)
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; v++) acc[i][v] = vset(0);
+    if (!first) {
+#pragma GCC unroll 16
+        for (int i = 0; i < rows; i++)
+#pragma GCC unroll 4
+            for (int v = 0; v < vectors; v++)
+                acc[i][v] = v == vectors - 1 ? vload_n(c[v] + i * row_step, last) : vload(c[v] + i * row_step);
+    }
+    /* The tile below comes next; its accumulators arrive while this one is computed. Past the end it is only a hint. */
+#pragma GCC unroll 16
+    for (int i = 0; i < rows; i++)
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; v++) __builtin_prefetch(c[v] + (i + rows) * row_step);
+    for (int64_t k = 0; k < depth; k++) {
+        vf y[TILE_VECTORS];
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; v++) y[v] = vload(b + v * VW);
+#pragma GCC unroll 16
+        for (int i = 0; i < rows; i++) {
+            vf x = vset(a[i]);
+#pragma GCC unroll 4
+            for (int v = 0; v < vectors; v++) acc[i][v] = vfma(x, y[v], acc[i][v]);
+        }
+        a += rows;
+        b += vectors * VW;
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < rows; i++)
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; v++) {
+            if (v == vectors - 1)
+                vstore_n(c[v] + i * row_step, acc[i][v], last);
+            else
+                vstore(c[v] + i * row_step, acc[i][v]);
+        }
+}
+
+typedef void (*tile_of_a_size)(int64_t depth, const float *a, const float *b, float *const *c, int64_t row_step,
+                               int64_t last, int first);
+#define TILE_OF(rows, vectors)                                                                                         \
+    static void tile_##rows##_##vectors(int64_t depth, const float *a, const float *b, float *const *c,                \
+                                        int64_t row_step, int64_t last, int first) {                                   \
+        tile(rows, vectors, depth, a, b, c, row_step, last, first);                                                    \
+    }
+#if TILE_VECTORS == 3
+#define TILES_OF(rows) TILE_OF(rows, 1) TILE_OF(rows, 2) TILE_OF(rows, 3)
+#define NAMES_OF(rows) {tile_##rows##_1, tile_##rows##_2, tile_##rows##_3}
+#else
+#define TILES_OF(rows) TILE_OF(rows, 1) TILE_OF(rows, 2)
+#define NAMES_OF(rows) {tile_##rows##_1, tile_##rows##_2}
+#endif
+TILES_OF(1) TILES_OF(2) TILES_OF(3) TILES_OF(4)
+#if TILE_ROWS >= 6
+TILES_OF(5) TILES_OF(6)
+#endif
+#if TILE_ROWS >= 8
+TILES_OF(7) TILES_OF(8)
+#endif
+#if TILE_ROWS >= 12
+TILES_OF(9) TILES_OF(10) TILES_OF(11) TILES_OF(12)
+#endif
+
+/* tiles[rows - 1][vectors - 1] */
+static const tile_of_a_size tiles[TILE_ROWS][TILE_VECTORS] = {
+    NAMES_OF(1), NAMES_OF(2), NAMES_OF(3), NAMES_OF(4),
+#if TILE_ROWS >= 6
+    NAMES_OF(5), NAMES_OF(6),
+#endif
+#if TILE_ROWS >= 8
+    NAMES_OF(7), NAMES_OF(8),
+#endif
+#if TILE_ROWS >= 12
+    NAMES_OF(9), NAMES_OF(10), NAMES_OF(11), NAMES_OF(12),
+#endif
+};
+
+/* ---------------------------------------------------------------- blocks */
+
+/* Rows are dealt out evenly, so that no panel is left with one or two. */
+INLINE int64_t panels_of(int64_t rows) { return (rows + TILE_ROWS - 1) / TILE_ROWS; }
+INLINE int64_t panel_begin(int64_t rows, int64_t panel) { return rows * panel / panels_of(rows); }
+
+static void pack_rows(const struct side *a, int64_t i0, int64_t rows, int64_t panel, int64_t k0, int64_t depth, float *to) {
+    int64_t begin = panel_begin(rows, panel), count = panel_begin(rows, panel + 1) - begin;
+    a->pack(a, i0 + begin, count, k0, depth, to, count);
+}
+
+static void pack_columns(const struct side *b, int64_t j0, int64_t columns, int64_t panel, int64_t k0, int64_t depth,
+                         float *to) {
+    int64_t begin = panel * TILE_COLUMNS, count = least(columns - begin, TILE_COLUMNS);
+    b->pack(b, j0 + begin, count, k0, depth, to, round_up(count, VW));
+}
+
+/* A part of C, one slice of it, both sides packed. */
+struct block {
+    const struct target *c;
+    int64_t i0, rows, j0, columns, depth;
+    int first, last; /* slices: nothing in C yet; add the bias now */
+    const float *a, *b;
+};
+
+/* One addition to each element of a tile's worth of columns, as they lie. */
+static void add_bias(const struct target *c, int64_t i0, int64_t rows, int64_t j0, int64_t columns, const int64_t *place,
+                     int side_by_side) {
+    int64_t step = c->bias_column_step;
+    for (int64_t i = i0; i < i0 + rows; i++) {
+        float *row = c->data + i * c->row_step;
+        const float *bias = c->bias + i * c->bias_row_step + j0 * step;
+        if (side_by_side && (step == 0 || step == 1)) {
+            FOR_VECTORS(j, w, 0, columns) {
+                float *at = row + place[j];
+                vstore_n(at, vload_n(at, w) + (step ? vload_n(bias + j, w) : vset(*bias)), w);
+            }
+        } else {
+            for (int64_t j = 0; j < columns; j++) row[place[j]] = row[place[j]] + bias[j * step];
+        }
+    }
+}
+
+/* A tile whose columns do not lie side by side: through a small square of memory. */
+static void scattered_tile(const struct block *it, int64_t i, int64_t rows, int64_t columns, const int64_t *place,
+                           const float *a, const float *b) {
+    float square[TILE_ROWS * TILE_COLUMNS] __attribute__((aligned(64)));
+    float *vectors[TILE_VECTORS];
+    int64_t used = (columns + VW - 1) / VW;
+    float *c = it->c->data + i * it->c->row_step;
+    for (int64_t v = 0; v < used; v++) vectors[v] = square + v * VW;
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t j = 0; j < columns; j += 8) __builtin_prefetch(c + r * it->c->row_step + place[j], 1);
+    if (!it->first)
+        for (int64_t r = 0; r < rows; r++)
+            for (int64_t j = 0; j < columns; j++) square[r * TILE_COLUMNS + j] = c[r * it->c->row_step + place[j]];
+    tiles[rows - 1][used - 1](it->depth, a, b, vectors, TILE_COLUMNS, columns - (used - 1) * VW, it->first);
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t j = 0; j < columns; j++) c[r * it->c->row_step + place[j]] = square[r * TILE_COLUMNS + j];
+}
+
+/* What comes after a panel of B, fetched bit by bit while the panels of A go by it: part `panel` of `panels`. */
+INLINE void fetch_next(const float *b, int64_t depth, int64_t panel, int64_t panels) {
+    enum { LINE = 64 / sizeof(float) };
+    int64_t lines = depth * TILE_COLUMNS / LINE;
+    for (int64_t line = lines * panel / panels; line < lines * (panel + 1) / panels; line++)
+        __builtin_prefetch(b + lines * LINE + line * LINE, 0, 2);
+}
+
+static void multiply(const struct block *it) {
+    int64_t panels = panels_of(it->rows);
+    for (int64_t j = 0; j < it->columns; j += TILE_COLUMNS) {
+        int64_t columns = least(it->columns - j, TILE_COLUMNS), used = (columns + VW - 1) / VW;
+        int64_t last = columns - (used - 1) * VW, place[TILE_COLUMNS];
+        int side_by_side = 1;
+        it->c->places(it->c, it->j0 + j, columns, place);
+        for (int64_t l = 0; l < columns; l++) side_by_side &= place[l] == place[l / VW * VW] + l % VW;
+        for (int64_t panel = 0; panel < panels; panel++) {
+            int64_t begin = panel_begin(it->rows, panel), rows = panel_begin(it->rows, panel + 1) - begin;
+            const float *a = it->a + begin * it->depth, *b = it->b + j * it->depth;
+            if (it->columns - j > TILE_COLUMNS) fetch_next(b, it->depth, panel, panels);
+            if (side_by_side) {
+                float *c[TILE_VECTORS];
+                for (int64_t v = 0; v < used; v++)
+                    c[v] = it->c->data + (it->i0 + begin) * it->c->row_step + place[v * VW];
+                tiles[rows - 1][used - 1](it->depth, a, b, c, it->c->row_step, last, it->first);
+            } else {
+                scattered_tile(it, it->i0 + begin, rows, columns, place, a, b);
+            }
+            if (it->last && it->c->bias)
+                add_bias(it->c, it->i0 + begin, rows, it->j0 + j, columns, place, side_by_side);
+        }
+    }
+}
+
+/* ---------------------------------------------------------------- the whole */
+
+/* One round: a part of the shared side, `lanes` wide and `depth` deep, against all of the other side. */
+struct product {
+    const struct side *a, *b;
+    const struct target *c;
+    int64_t m, n, k;
+    int shares_a;
+    int64_t lane0, lanes, padded, k0, depth; /* of the shared side, this round */
+    int64_t slice;                           /* of k, dealt out evenly, so that no slice is a short one */
+    int64_t block;                           /* lanes of the other side in one task */
+    float *shared;
+};
+
+static int64_t shared_panels(const struct product *it) {
+    return it->shares_a ? panels_of(it->lanes) : (it->lanes + TILE_COLUMNS - 1) / TILE_COLUMNS;
+}
+
+static int pack_some(void *ctx, int64_t begin, int64_t end) {
+    struct product *it = ctx;
+    int64_t panels = shared_panels(it);
+    for (int64_t task = begin; task < end; task++) {
+        int64_t k = task / panels * it->slice, depth = least(it->depth - k, it->slice), panel = task % panels;
+        float *to = it->shared + k * it->padded;
+        if (it->shares_a)
+            pack_rows(it->a, it->lane0, it->lanes, panel, it->k0 + k, depth, to + panel_begin(it->lanes, panel) * depth);
+        else
+            pack_columns(it->b, it->lane0, it->lanes, panel, it->k0 + k, depth, to + panel * TILE_COLUMNS * depth);
+    }
+    return TOLSEY_OK;
+}
+
+/* C of few rows: columns from … from + count - 1 of it, a panel of B at a time. */
+static void multiply_columns(const struct product *it, struct block *block, int64_t from, int64_t count, const float *shared,
+                             int64_t k, float *own) {
+    block->a = shared;
+    block->i0 = it->lane0;
+    block->rows = it->lanes;
+    block->b = own;
+    for (int64_t panel = 0; panel * TILE_COLUMNS < count; panel++) {
+        pack_columns(it->b, from, count, panel, k, block->depth, own);
+        block->j0 = from + panel * TILE_COLUMNS;
+        block->columns = least(count - panel * TILE_COLUMNS, TILE_COLUMNS);
+        multiply(block);
+    }
+}
+
+/* C of many rows: rows from … from + count - 1 of it. */
+static void multiply_rows(const struct product *it, struct block *block, int64_t from, int64_t count, const float *shared,
+                          int64_t k, float *own) {
+    for (int64_t panel = 0; panel < panels_of(count); panel++)
+        pack_rows(it->a, from, count, panel, k, block->depth, own + panel_begin(count, panel) * block->depth);
+    block->a = own;
+    block->i0 = from;
+    block->rows = count;
+    block->b = shared;
+    block->j0 = it->lane0;
+    block->columns = it->lanes;
+    multiply(block);
+}
+
+static int multiply_some(void *ctx, int64_t begin, int64_t end) {
+    struct product *it = ctx;
+    int64_t lanes = it->shares_a ? TILE_COLUMNS : it->block;
+    float *own = tolsey_scratch(SCRATCH_PACK_A, sizeof(float) * (size_t)(lanes * it->slice));
+    if (!own) return TOLSEY_NO_MEMORY;
+    for (int64_t task = begin; task < end; task++) {
+        int64_t from = task * it->block, count = least((it->shares_a ? it->n : it->m) - from, it->block);
+        for (int64_t k = 0; k < it->depth; k += it->slice) {
+            struct block block = {.c = it->c, .depth = least(it->depth - k, it->slice)};
+            block.first = it->k0 + k == 0;
+            block.last = it->k0 + k + block.depth == it->k;
+            (it->shares_a ? multiply_columns : multiply_rows)(it, &block, from, count, it->shared + k * it->padded,
+                                                              it->k0 + k, own);
+        }
+    }
+    return TOLSEY_OK;
+}
+
+static int nothing_to_multiply(int64_t m, int64_t n, const struct target *c) {
+    for (int64_t j0 = 0; j0 < n; j0 += TILE_COLUMNS) {
+        int64_t columns = least(n - j0, TILE_COLUMNS), place[TILE_COLUMNS];
+        c->places(c, j0, columns, place);
+        for (int64_t i = 0; i < m; i++)
+            for (int64_t j = 0; j < columns; j++) c->data[i * c->row_step + place[j]] = 0.0f;
+        if (c->bias) add_bias(c, 0, m, j0, columns, place, 0);
+    }
+    return TOLSEY_OK;
+}
+
+int tolsey_product(int64_t m, int64_t n, int64_t k, const struct side *a, const struct side *b, const struct target *c) {
+    if (m == 0 || n == 0) return TOLSEY_OK;
+    if (k == 0) return nothing_to_multiply(m, n, c);
+    struct product it = {.a = a, .b = b, .c = c, .m = m, .n = n, .k = k};
+    it.shares_a = m < n && m <= BLOCK_ROWS;
+    int64_t shared_all = it.shares_a ? m : n, other_all = it.shares_a ? n : m;
+    int64_t unit = it.shares_a ? TILE_ROWS : TILE_COLUMNS, other_unit = it.shares_a ? TILE_COLUMNS : TILE_ROWS;
+    int threads = (double)m * (double)n * (double)k < WORTH_A_THREAD ? 1 : tolsey_helpers();
+
+    /* Several tasks a thread, so that none waits long for another; a block is packed once and wants to be used often. */
+    it.block = least(it.shares_a ? BLOCK_COLUMNS : BLOCK_ROWS, round_up(other_all, other_unit));
+    if (threads > 1)
+        it.block = least(it.block, most(round_up(other_all / (4 * threads), other_unit), 2 * other_unit));
+    int64_t tasks = (other_all + it.block - 1) / it.block;
+    int64_t deepest = most(SHARED_FLOATS / least(round_up(shared_all, unit), 2048) / SLICE, 1) * SLICE;
+    int64_t widest = most(SHARED_FLOATS / least(k, deepest) / unit, 1) * unit;
+
+    size_t floats = (size_t)(least(k, deepest) * least(widest, round_up(shared_all, unit)));
+    it.shared = tolsey_scratch(SCRATCH_PACK_B, sizeof(float) * floats);
+    if (!it.shared) return TOLSEY_NO_MEMORY;
+    int answer = TOLSEY_OK;
+    for (it.lane0 = 0; it.lane0 < shared_all && answer == TOLSEY_OK; it.lane0 += widest) {
+        it.lanes = least(shared_all - it.lane0, widest);
+        it.padded = it.shares_a ? it.lanes : round_up(it.lanes, VW);
+        for (it.k0 = 0; it.k0 < k && answer == TOLSEY_OK; it.k0 += deepest) {
+            it.depth = least(k - it.k0, deepest);
+            int64_t slices = (it.depth + SLICE - 1) / SLICE, pieces = shared_panels(&it) * slices;
+            it.slice = (it.depth + slices - 1) / slices;
+            answer = tolsey_parallel(pieces, threads > 1 ? most(pieces / (8 * threads), 1) : pieces, pack_some, &it);
+            if (answer == TOLSEY_OK) answer = tolsey_parallel(tasks, threads > 1 ? 1 : tasks, multiply_some, &it);
+        }
+    }
+    return answer;
+}
+
+/* ---------------------------------------------------------------- called from outside */
+
+void tolsey_places_strided(const struct target *it, int64_t j0, int64_t count, int64_t *place) {
+    for (int64_t j = 0; j < count; j++) place[j] = (j0 + j) * it->column_step;
+}
+
+/* A batch of products. Steps count elements; any may be 0 (the same numbers again) for A, B and bias. */
+struct batch {
+    int64_t m, n, k;
+    struct side a, b;
+    struct target c;
+    int64_t a_step, b_step, c_step, bias_step;
+};
+
+static int batch_some(void *ctx, int64_t begin, int64_t end) {
+    const struct batch *it = ctx;
+    int answer = TOLSEY_OK;
+    for (int64_t place = begin; place < end && answer == TOLSEY_OK; place++) {
+        struct side a = it->a, b = it->b;
+        struct target c = it->c;
+        a.data += place * it->a_step;
+        b.data += place * it->b_step;
+        c.data += place * it->c_step;
+        if (c.bias) c.bias += place * it->bias_step;
+        answer = tolsey_product(it->m, it->n, it->k, &a, &b, &c);
+    }
+    return answer;
+}
+
+/* C[p, i, j] = chain over k of A[p, i, k] B[p, k, j], then + bias[p, i, j] where bias is not NULL.
+ *
+ * Element (p, i, k) of A lies at a[p * a_batch + i * a_row + k * a_column], likewise the others. C must not overlap anything;
+ * its own steps must not make two elements one. Sizes may be 0. */
+TOLSEY_EXPORT int tolsey_gemm(int64_t batch, int64_t m, int64_t n, int64_t k,                                    //
+                              const float *a, int64_t a_batch, int64_t a_row, int64_t a_column,                  //
+                              const float *b, int64_t b_batch, int64_t b_row, int64_t b_column,                  //
+                              const float *bias, int64_t bias_batch, int64_t bias_row, int64_t bias_column,      //
+                              float *c, int64_t c_batch, int64_t c_row, int64_t c_column) {
+    LAWFUL_ENTRY;
+    if (batch < 0 || m < 0 || n < 0 || k < 0) return TOLSEY_BAD_ARGUMENT;
+    struct batch it = {m, n, k,
+                       {tolsey_pack_strided, a, a_row, a_column, NULL},
+                       {tolsey_pack_strided, b, b_column, b_row, NULL},
+                       {c, c_row, c_column, tolsey_places_strided, bias, bias_row, bias_column, NULL},
+                       a_batch, b_batch, c_batch, bias_batch};
+    /* The product is the transposed one of the transposed: columns want to lie side by side, and to be the many. */
+    if (c_column != 1 ? c_row == 1 : n < VW && m > n) {
+        struct side side = it.a;
+        it.a = it.b;
+        it.b = side;
+        it.a_step = b_batch;
+        it.b_step = a_batch;
+        it.m = n;
+        it.n = m;
+        it.c.row_step = c_column;
+        it.c.column_step = c_row;
+        it.c.bias_row_step = bias_column;
+        it.c.bias_column_step = bias_row;
+    }
+    /* Enough products to keep all threads busy: one thread a product. Few: all threads in each. */
+    double work = (double)m * (double)n * (double)k;
+    int64_t together = batch >= 4 * tolsey_helpers() || work < WORTH_A_THREAD
+                           ? most((int64_t)(WORTH_A_THREAD / 4 / (work + 1)), 1)
+                           : batch;
+    if (together < batch) return tolsey_parallel(batch, together, batch_some, &it);
+    return batch_some(&it, 0, batch);
+}

@@ -1,0 +1,43 @@
+/* The one product: C[i,j] = chain over k of fma(A[i,k], B[k,j], acc) from +0, k ascending, then + bias[i,j] once.
+ *
+ * Matrix products and convolutions differ only in where A and B come from and where C goes, so those three are handed
+ * over as values: two `side`s, which copy a piece of themselves into a packed panel, and a `target`, which says where
+ * columns lie. gemm.c has the strided ones, conv.c the ones that look at an image through a window. */
+#ifndef TOLSEY_GEMM_H
+#define TOLSEY_GEMM_H
+
+#include "base.h"
+
+/* A or B. Lanes are rows of A or columns of B: what lies side by side in a vector or a tile. Depth is k.
+ *
+ * pack writes element (lane0 + l, k0 + k) to to[k * step + l] for l < lanes and k < depth, and +0 for lanes <= l < step. */
+struct side {
+    void (*pack)(const struct side *it, int64_t lane0, int64_t lanes, int64_t k0, int64_t depth, float *to, int64_t step);
+    const float *data;
+    int64_t lane_step, depth_step;
+    const void *more;
+};
+
+/* C. Element (i, j) lies at data[i * row_step + place of j]; places writes those of columns j0 … j0 + count - 1. The bias
+ * of (i, j), where there is one, at bias[i * bias_row_step + j * bias_column_step]. */
+struct target {
+    float *data;
+    int64_t row_step, column_step;
+    void (*places)(const struct target *it, int64_t j0, int64_t count, int64_t *place);
+    const float *bias;
+    int64_t bias_row_step, bias_column_step;
+    const void *more;
+};
+
+/* Copies with steps, by blocks turned in registers where depth is what lies side by side in memory. */
+void tolsey_pack_strided(const struct side *it, int64_t lane0, int64_t lanes, int64_t k0, int64_t depth, float *to,
+                         int64_t step);
+/* The same where depth lies side by side, into a part of a panel: `wide` lanes of each step, +0 beyond `lanes`. */
+void tolsey_pack_depth(const float *from, int64_t lane_step, int64_t lanes, int64_t depth, float *to, int64_t step,
+                       int64_t wide);
+void tolsey_places_strided(const struct target *it, int64_t j0, int64_t count, int64_t *place);
+
+/* C of m rows and n columns over depth k. Threads share out C. TOLSEY_OK or TOLSEY_NO_MEMORY. */
+int tolsey_product(int64_t m, int64_t n, int64_t k, const struct side *a, const struct side *b, const struct target *c);
+
+#endif

@@ -1,0 +1,51 @@
+/* Kernels in which each place is computed from the same place of up to three inputs, and nothing else.
+ *
+ * The output may be one of the inputs: a place is read before it is written, and nobody else's place is touched. */
+#ifndef TOLSEY_PLACES_H
+#define TOLSEY_PLACES_H
+
+#include "functions.h"
+
+/* Places that one thread takes at a time: some microseconds of work. */
+enum { PLACES_AT_ONCE = 1 << 13 };
+
+struct places {
+    const float *a, *b, *c;
+    float *y;
+    float p, q;
+};
+
+/* What a task sees of its inputs. */
+#define LOAD_A vf a = vload_n(it->a + i, w)
+#define LOAD_AB LOAD_A, b = vload_n(it->b + i, w)
+#define LOAD_ABC LOAD_AB, c = vload_n(it->c + i, w)
+
+/* A task out of an expression in the vectors a, b, c and the numbers it->p, it->q. */
+#define PLACES_TASK(name, loads, expression)                                                                           \
+    static int name##_places(void *ctx, int64_t begin, int64_t end) {                                                  \
+        const struct places *it = ctx;                                                                                 \
+        FOR_VECTORS(i, w, begin, end) {                                                                                \
+            loads;                                                                                                     \
+            vstore_n(it->y + i, (expression), w);                                                                      \
+        }                                                                                                              \
+        return 0;                                                                                                      \
+    }
+
+INLINE int for_places(int64_t n, tolsey_task task, struct places it) {
+    LAWFUL_ENTRY;
+    return n < 0 ? TOLSEY_BAD_ARGUMENT : tolsey_parallel(n, PLACES_AT_ONCE, task, &it);
+}
+
+#define UNARY(name, expression)                                                                                        \
+    PLACES_TASK(name, LOAD_A, expression)                                                                              \
+    TOLSEY_EXPORT int tolsey_##name(const float *a, float *y, int64_t n) {                                             \
+        return for_places(n, name##_places, (struct places){.a = a, .y = y});                                          \
+    }
+
+#define BINARY(name, expression)                                                                                       \
+    PLACES_TASK(name, LOAD_AB, expression)                                                                             \
+    TOLSEY_EXPORT int tolsey_##name(const float *a, const float *b, float *y, int64_t n) {                             \
+        return for_places(n, name##_places, (struct places){.a = a, .b = b, .y = y});                                  \
+    }
+
+#endif
