@@ -31,7 +31,7 @@ TRACEBACK_VARIABLE = "TOLSEY_VERBOSE"
 COMMANDS: dict[str, tuple[str, str]] = {
     "up": ("world", "Start a whole local market: chain, workers, verifiers, a funded wallet."),
     "down": ("world", "Stop the local market."),
-    "status": ("world", "Show the local market: processes, peers, chain head, listings, jobs."),
+    "status": ("world", "Show the local market: processes, chain head, listings, jobs."),
     "demo": ("world", "Buy, verify, pay, catch a liar, audit: the whole story in three minutes."),
     "run": ("buy", "Buy a training job: offers, plan, escrow, progress, result."),
     "plan": ("buy", "Show what a job would cost, without buying it."),
@@ -42,7 +42,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "logs": ("jobs", "Print a job's loss, step by step."),
     "wait": ("jobs", "Wait until a job is final; the exit code says how it ended."),
     "get": ("jobs", "Download the final checkpoint and check it against the chain."),
-    "cancel": ("jobs", "Cancel a job before its first commitment; the forfeit goes to the worker."),
+    "cancel": ("jobs", "Cancel a job before its worker commits; the forfeit goes to the worker."),
     "audit": ("trust", "Re-run segments of a job, or rebuild the whole market from its logs."),
     "wallet": ("money", "Create, show and fund the wallet; deposit to and withdraw from the market."),
 }

@@ -1,8 +1,8 @@
-"""The SDK: everything that `tolsey` can do, as methods; the commands only ask, print and exit.
+"""The SDK: what a buyer can type, as methods of the same names; the commands only ask, print and exit.
 
     import tolsey
 
-    with tolsey.Market.open() as market:                     # the local market, or network="FILE"
+    with tolsey.Market.open() as market:                     # the local market (Market.up() starts it)
         bought = market.run("job.toml", max_cost="5.00")     # waits until the job is final
         market.get(bought.job_id, out="model.safetensors")
 
@@ -22,15 +22,15 @@ from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import trio
 
-from tolsey.client import audit, fetch, plots, present, timeline
+from tolsey.client import audit, fetch, plots, present, timeline, world, world_view
 from tolsey.client import spec as specs
 from tolsey.client.access import Access, checksummed
 from tolsey.client.buying import Shop, Wishes, nobody_heard, open_shop
-from tolsey.client.config import LOCAL_PASSPHRASE, Settings
+from tolsey.client.config import LOCAL_PASSPHRASE, Settings, market_folder
 from tolsey.client.exit_codes import BY_STATE
 from tolsey.client.ledger import JobLog, Ledger
 from tolsey.client.local_market import DOLLAR, LOCAL_SCRYPT_N, give_gas, mint
@@ -41,6 +41,8 @@ from tolsey.client.records import Purchase
 from tolsey.client.serve import Following, Update, Watcher, in_thread, pause_of
 from tolsey.client.views import (
     AuditView,
+    CancelView,
+    DownView,
     FetchView,
     JobLine,
     JobView,
@@ -49,6 +51,7 @@ from tolsey.client.views import (
     PlanView,
     ProgressView,
     RunView,
+    StatusView,
     WalletView,
 )
 from tolsey.contracts.actions import Action
@@ -83,6 +86,40 @@ class AsyncMarket:
 
     def __init__(self, access: Access) -> None:
         self.access = access
+
+    # a market on this machine
+
+    @classmethod
+    async def up(
+        cls,
+        *,
+        home: Path | str | None = None,
+        workers: int = 3,
+        verifiers: int = 3,
+        engine: str = "auto",
+        say: Callable[[str], None] = lambda line: None,
+    ) -> Self:
+        """Starts a whole local market, which outlives this process, and opens it; `down` stops it.
+
+        Args:
+            home: the market's folder; where `tolsey up` has it by default. say: told what has come up, a line each.
+
+        Raises:
+            ConfigError, KeeperFailed: it did not come up, or one runs there.
+        """
+        folder = (Path(home) if home else market_folder()).resolve()
+        start = partial(world.start, folder, workers=workers, verifiers=verifiers, engine=engine, say=say)
+        return cls(Access(await trio.to_thread.run_sync(start)))
+
+    async def down(self) -> DownView:
+        """Stops the local market that this is."""
+        return await trio.to_thread.run_sync(world.stop, self.access.settings.network_path.parent)
+
+    async def status(self) -> StatusView:
+        """The local market that this is: processes, chain head, listings, jobs."""
+        settings = self.access.settings
+        view, _money = await trio.to_thread.run_sync(world_view.status, settings, settings.network_path.parent)
+        return view
 
     # looking
 
@@ -238,7 +275,7 @@ class AsyncMarket:
                     return _run_view((await self._find(log.job_id.hex()))[0], view.state)
                 await trio.sleep(pause_of(log.offer))
 
-    async def cancel(self, job: str) -> RunView:
+    async def cancel(self, job: str) -> CancelView:
         """Cancels a job before its worker commits; the forfeit goes to the worker, the rest comes back.
 
         Raises:
@@ -246,8 +283,11 @@ class AsyncMarket:
         """
         log, _ = await self._find(job)
         await self._send(self.access.writer.action.cancel(log.offer))
-        view = await in_thread(self.access.reader.job, log.job_id)
-        return _run_view(log, view.state)
+        log = (await in_thread(Ledger.read, self.access)).jobs[log.job_id]
+        flows = timeline.flows(log.events)
+        return CancelView(
+            job_id=log.job_id.hex(), state=log.state.name.lower(), forfeit=flows.forfeited, returned=flows.refunded
+        )
 
     # the result, and doubting it
 
@@ -488,6 +528,16 @@ class Market:
         paths = [Path(given) if given is not None else None for given in (network, home, passphrase_file)]
         return cls(Access(Settings.find(network=paths[0], home=paths[1], passphrase_file=paths[2])))
 
+    @classmethod
+    def up(cls, **options: Any) -> Self:
+        return cls(trio.run(partial(AsyncMarket.up, **options)).access)
+
+    def down(self) -> DownView:
+        return trio.run(self.aio.down)
+
+    def status(self) -> StatusView:
+        return trio.run(self.aio.status)
+
     def offers(self) -> list[ListingView]:
         return trio.run(self.aio.offers)
 
@@ -518,7 +568,7 @@ class Market:
     def get(self, job: str, *, out: Path | str | None = None, plot: Path | str | None = None) -> FetchView:
         return trio.run(partial(self.aio.get, job, out=out, plot=plot))
 
-    def cancel(self, job: str) -> RunView:
+    def cancel(self, job: str) -> CancelView:
         return trio.run(self.aio.cancel, job)
 
     def audit(self, job: str, **which: Any) -> AuditView:

@@ -20,6 +20,7 @@ from tolsey.client.money import Money
 from tolsey.client.timeline import short
 from tolsey.client.views import (
     AuditView,
+    CancelView,
     FetchView,
     JobLine,
     JobView,
@@ -192,6 +193,12 @@ def result(view: RunView) -> RenderableType:
         words = f"no verifier vouched for window {windows}: check it yourself with tolsey audit {short_id} --sample 3"
         lines.insert(1, Text(words, style="yellow"))
     return Group(*lines)
+
+
+def cancelled(view: CancelView, money: Money) -> RenderableType:
+    """What a cancel cost, and what came back."""
+    lost = f"forfeit {money.text(view.forfeit)} to the worker, {money.text(view.returned)} back in the market"
+    return Text.assemble(f"job {view.job_id[:12]}: ", state(view.state), f", {lost}")
 
 
 def fetched(view: FetchView) -> RenderableType:

@@ -199,6 +199,16 @@ class RunView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CancelView:
+    """`tolsey cancel`: the forfeit that went to the worker, and what came back of the escrow."""
+
+    job_id: str
+    state: str
+    forfeit: int
+    returned: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FetchView:
     """`tolsey get`: the checkpoint and the chain of hashes that ties it to the window root on chain."""
 
@@ -329,8 +339,8 @@ class StatusView:
 
 
 ALL = (
-    ListingView, CandidateView, OddsView, PlanView, JobLine, TimelineEntry, JobView, RunView, FetchView, ProgressView,
-    SegmentAudit, AuditView, LedgerAudit, WalletView, AddressView, DownView, ProcessView, StatusView,
+    ListingView, CandidateView, OddsView, PlanView, JobLine, TimelineEntry, JobView, RunView, CancelView, FetchView,
+    ProgressView, SegmentAudit, AuditView, LedgerAudit, WalletView, AddressView, DownView, ProcessView, StatusView,
 )  # fmt: skip
 
 

@@ -7,13 +7,12 @@ running worker. Next in the flow: config.py, service.py.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import trio
 import typer
@@ -21,8 +20,26 @@ import typer
 from tolsey import log
 from tolsey.contracts.amounts import dollars, parse_dollars
 from tolsey.contracts.network_file import network_path
-from tolsey.node.config import WorkerConfig, default_home
-from tolsey.storage.process import end, running_pid, stop_on_signal
+from tolsey.contracts.role_command import (
+    ANNOUNCE,
+    BOOTSTRAP,
+    FAUCET,
+    JSON,
+    LISTEN,
+    NETWORK,
+    PASSPHRASE_FILE,
+    RPC_URL,
+    VERBOSE,
+    add_leave,
+    add_stop,
+    add_withdraw,
+    home_of,
+    home_option,
+    open_purse,
+    say,
+)
+from tolsey.node.config import WorkerConfig
+from tolsey.storage.process import running_pid, serve_until_told
 from tolsey.storage.sizes import parse_size
 
 app = typer.Typer(
@@ -32,12 +49,8 @@ app = typer.Typer(
     add_completion=False,
 )
 
-NETWORK = typer.Option("local", "--network", envvar="TOLSEY_NETWORK", help="Network file, or the name of a market.")
-HOME = typer.Option(None, "--home", help="Folder of this worker; one running worker each.")
-PASSPHRASE_FILE = typer.Option(None, "--passphrase-file", help="Its first line opens the keys.")
-ANNOUNCE = typer.Option([], help="Multiaddr to tell others instead (repeatable).")
-BOOTSTRAP = typer.Option([], help="Peer to meet first (repeatable); else the network file's.")
-JSON = typer.Option(False, "--json", help="Machine-readable output.")
+ROLE: Final = "worker"
+HOME = home_option(ROLE)
 
 
 @app.command()
@@ -45,7 +58,7 @@ def start(
     ctx: typer.Context,
     network: str = NETWORK,
     home: Path | None = HOME,
-    listen: str = typer.Option("/ip4/127.0.0.1/tcp/0", help="Multiaddr to accept peers on."),
+    listen: str = LISTEN,
     announce: list[str] = ANNOUNCE,
     bootstrap: list[str] = BOOTSTRAP,
     price_per_petaflop: str = typer.Option("1.0", help="Test dollars per 10^15 floating-point operations."),
@@ -55,18 +68,18 @@ def start(
     memory: str = typer.Option("4GiB", help="Memory for one job."),
     device: str = typer.Option("cpu", help="cpu, cuda or cuda:N."),
     disk_quota: str = typer.Option("64GiB", help="Disk for contents and checkpoints."),
-    faucet: bool = typer.Option(False, help="Take test dollars and gas from a test chain."),
-    rpc_url: str | None = typer.Option(None, help="Chain endpoint in place of the network file's."),
+    faucet: bool = FAUCET,
+    rpc_url: str | None = RPC_URL,
     passphrase_file: Path | None = PASSPHRASE_FILE,
     json_output: bool = JSON,
     json_logs: bool = typer.Option(False, help="One JSON object per log line."),
-    verbose: bool = typer.Option(False, "--verbose", "-v", help="Debug records."),
+    verbose: bool = VERBOSE,
 ) -> None:
     """Run a worker until it is told to stop."""
     path = network_path(network)
     config = WorkerConfig(
         network=str(path),
-        home=home_of(path, home),
+        home=home_of(ROLE, path, home),
         listen=listen,
         announce=tuple(announce),
         bootstrap=tuple(bootstrap),
@@ -110,28 +123,10 @@ def run_worker(
             handler.setFormatter(_JsonLines())
     passphrase = read_passphrase(passphrase_file, confirm=not Keystore.exists(config.home / "keys"))
 
-    async def main() -> None:
-        stop = trio.Event()
-        async with trio.open_nursery() as nursery:
-            await nursery.start(stop_on_signal, stop)
-            with trio.CancelScope() as starting:
-                nursery.start_soon(_cancel_after, stop, starting)
+    async def serve(stop: trio.Event, *, task_status: trio.TaskStatus[service.Ready]) -> None:
+        await service.run(config, passphrase, stop=stop, parts=parts, task_status=task_status)
 
-                async def serve(*, task_status: trio.TaskStatus[service.Ready]) -> None:
-                    await service.run(config, passphrase, stop=stop, parts=parts, task_status=task_status)
-                    nursery.cancel_scope.cancel()
-
-                _say_ready(await nursery.start(serve), json_output)
-            if starting.cancelled_caught:
-                nursery.cancel_scope.cancel()
-
-    trio.run(main)
-
-
-async def _cancel_after(stop: trio.Event, scope: trio.CancelScope) -> None:
-    """Ends a start that hangs, such as one that waits for a chain."""
-    await stop.wait()
-    scope.cancel()
+    trio.run(serve_until_told, serve, lambda ready: _say_ready(ready, json_output))
 
 
 class _JsonLines(logging.Formatter):
@@ -148,7 +143,7 @@ def _say_ready(ready: Any, json_output: bool) -> None:
     if json_output:
         line = {
             "event": "ready",
-            "role": "worker",
+            "role": ROLE,
             "pid": os.getpid(),
             "account": ready.account,
             "peer_id": ready.peer_id,
@@ -163,23 +158,7 @@ def _say_ready(ready: Any, json_output: bool) -> None:
         sys.stdout.flush()
 
 
-@app.command()
-def stop(network: str = NETWORK, home: Path | None = HOME, json_output: bool = JSON) -> None:
-    """Stop a running worker in order and wait until it is gone."""
-    folder = home_of(network_path(network), home)
-    pid = running_pid(folder, "worker")
-    if pid is None:
-        _say_stopped(folder, None, json_output)
-        return
-    end(pid)
-    _say_stopped(folder, pid, json_output)
-
-
-def _say_stopped(home: Path, pid: int | None, json_output: bool) -> None:
-    if json_output:
-        typer.echo(json.dumps({"stopped": pid is not None, "pid": pid, "home": str(home)}))
-    else:
-        typer.echo(f"no worker runs in {home}" if pid is None else f"worker {pid} stopped")
+add_stop(app, ROLE)
 
 
 @app.command()
@@ -188,8 +167,8 @@ def status(network: str = NETWORK, home: Path | None = HOME, json_output: bool =
     from tolsey.node.report import report  # noqa: PLC0415  # loads web3
 
     path = network_path(network)
-    folder = home_of(path, home)
-    found = report(path, folder, pid=running_pid(folder, "worker"))
+    folder = home_of(ROLE, path, home)
+    found = report(path, folder, pid=running_pid(folder, ROLE))
     if json_output:
         typer.echo(json.dumps(found, indent=1))
         return
@@ -221,51 +200,9 @@ def deposit(
     json_output: bool = JSON,
 ) -> None:
     """Put money at the worker's disposal for bonds."""
-    from tolsey.contracts.purse import Purse  # noqa: PLC0415  # loads web3
-
-    path = network_path(network)
-    purse = Purse(path, home_of(path, home), passphrase_file, "worker")
-    _say(purse.deposit(parse_dollars("AMOUNT", amount)), json_output)
+    units = parse_dollars("AMOUNT", amount)
+    say(open_purse(ROLE, network, home, passphrase_file).deposit(units), json_output)
 
 
-@app.command()
-def withdraw(
-    amount: str = typer.Argument(help="Test dollars out of the market."),
-    to: str | None = typer.Option(None, "--to", help="Account to send them to; else the worker's own."),
-    network: str = NETWORK,
-    home: Path | None = HOME,
-    passphrase_file: Path | None = PASSPHRASE_FILE,
-    json_output: bool = JSON,
-) -> None:
-    """Take earnings out of the market."""
-    from tolsey.contracts.purse import Purse  # noqa: PLC0415  # loads web3
-
-    path = network_path(network)
-    purse = Purse(path, home_of(path, home), passphrase_file, "worker")
-    _say(purse.withdraw(parse_dollars("AMOUNT", amount), to), json_output)
-
-
-@app.command()
-def leave(
-    network: str = NETWORK,
-    home: Path | None = HOME,
-    passphrase_file: Path | None = PASSPHRASE_FILE,
-    json_output: bool = JSON,
-) -> None:
-    """Leave the market: ask for the registration bond, or take it once its time has passed."""
-    from tolsey.contracts.purse import Purse  # noqa: PLC0415  # loads web3
-
-    path = network_path(network)
-    _say(Purse(path, home_of(path, home), passphrase_file, "worker").leave(), json_output)
-
-
-def _say(outcome: Any, json_output: bool) -> None:
-    """Prints a purse.Outcome."""
-    typer.echo(json.dumps(dataclasses.asdict(outcome), indent=1) if json_output else outcome.message)
-
-
-def home_of(network: Path, home: Path | None) -> Path:
-    """The worker's folder: as given, else $TOLSEY_HOME, else beside the network file."""
-    folder = (home or default_home(network)).resolve()
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return folder
+add_withdraw(app, ROLE)
+add_leave(app, ROLE, "ask for the registration bond")

@@ -6,7 +6,6 @@ the middle of a job. It holds no secrets: keys and passphrase are the wallet's b
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,13 +71,6 @@ class WorkerConfig:
     def pid_file(self) -> Path:
         """Holds the process id of the running worker."""
         return self.home / "worker.pid"
-
-
-def default_home(network: Path) -> Path:
-    """`$TOLSEY_HOME`, or `worker` beside the network file."""
-    if given := os.environ.get("TOLSEY_HOME"):
-        return Path(given)
-    return network.parent / "worker"
 
 
 def _within(name: str, value: int, least: int, most: int) -> None:

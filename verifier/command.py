@@ -7,39 +7,50 @@ running verifier. Next in the flow: config.py, service.py.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import trio
 import typer
 
 from tolsey import log
-from tolsey.contracts.amounts import dollars, parse_dollars
+from tolsey.contracts.amounts import dollars
 from tolsey.contracts.network_file import network_path
-from tolsey.storage.process import end, running_pid, stop_on_signal
+from tolsey.contracts.role_command import (
+    ANNOUNCE,
+    BOOTSTRAP,
+    FAUCET,
+    JSON,
+    LISTEN,
+    NETWORK,
+    PASSPHRASE_FILE,
+    RPC_URL,
+    VERBOSE,
+    add_leave,
+    add_stop,
+    add_withdraw,
+    home_of,
+    home_option,
+)
+from tolsey.storage.process import running_pid, serve_until_told
 from tolsey.storage.sizes import parse_size
-from tolsey.verifier.config import VerifierConfig, default_home
+from tolsey.verifier.config import VerifierConfig
 
 app = typer.Typer(
     name="verifier", help="Replay samples for pay: start, stop and watch a verifier.", no_args_is_help=True
 )
 
-NETWORK = typer.Option("local", "--network", envvar="TOLSEY_NETWORK", help="Network file, or the name of a market.")
-HOME = typer.Option(None, "--home", help="Folder of this verifier; one running verifier each.")
-PASSPHRASE_FILE = typer.Option(None, "--passphrase-file", help="Its first line opens the keys.")
-ANNOUNCE = typer.Option([], help="Multiaddr to tell others instead (repeatable).")
-BOOTSTRAP = typer.Option([], help="Peer to meet first (repeatable); else the network file's.")
-JSON = typer.Option(False, "--json", help="Machine-readable output.")
+ROLE: Final = "verifier"
+HOME = home_option(ROLE)
 
 
 @app.command()
 def start(
     network: str = NETWORK,
     home: Path | None = HOME,
-    listen: str = typer.Option("/ip4/127.0.0.1/tcp/0", help="Multiaddr to accept peers on."),
+    listen: str = LISTEN,
     announce: list[str] = ANNOUNCE,
     bootstrap: list[str] = BOOTSTRAP,
     device: str = typer.Option("cpu", help="cpu, cuda or cuda:N."),
@@ -48,17 +59,17 @@ def start(
     watch_samples: int = typer.Option(1, help="Segments replayed in such a window."),
     max_segment: int = typer.Option(3_600, help="Seconds after which a replay is killed."),
     disk_quota: str = typer.Option("64GiB", help="Disk for fetched contents."),
-    faucet: bool = typer.Option(False, help="Take test dollars and gas from a test chain."),
-    rpc_url: str | None = typer.Option(None, help="Chain endpoint in place of the network file's."),
+    faucet: bool = FAUCET,
+    rpc_url: str | None = RPC_URL,
     passphrase_file: Path | None = PASSPHRASE_FILE,
     json_output: bool = JSON,
-    verbose: bool = typer.Option(False, "--verbose", "-v", help="Debug records."),
+    verbose: bool = VERBOSE,
 ) -> None:
     """Run a verifier until it is told to stop."""
     path = network_path(network)
     config = VerifierConfig(
         network=str(path),
-        home=home_of(path, home),
+        home=home_of(ROLE, path, home),
         listen=listen,
         announce=tuple(announce),
         bootstrap=tuple(bootstrap),
@@ -90,25 +101,17 @@ def run_verifier(
     log.set_up(verbose=verbose)
     passphrase = read_passphrase(passphrase_file, confirm=not Keystore.exists(config.home / "keys"))
 
-    async def main() -> None:
-        stop = trio.Event()
-        async with trio.open_nursery() as nursery:
-            await nursery.start(stop_on_signal, stop)
+    async def serve(stop: trio.Event, *, task_status: trio.TaskStatus[service.Ready]) -> None:
+        await service.run(config, passphrase, stop=stop, parts=parts, task_status=task_status)
 
-            async def serve(*, task_status: trio.TaskStatus[service.Ready] = trio.TASK_STATUS_IGNORED) -> None:
-                await service.run(config, passphrase, stop=stop, parts=parts, task_status=task_status)
-                nursery.cancel_scope.cancel()
-
-            _say_ready(await nursery.start(serve), json_output)
-
-    trio.run(main)
+    trio.run(serve_until_told, serve, lambda ready: _say_ready(ready, json_output))
 
 
 def _say_ready(ready: Any, json_output: bool) -> None:
     if json_output:
         line = {
             "event": "ready",
-            "role": "verifier",
+            "role": ROLE,
             "pid": os.getpid(),
             "account": ready.account,
             "peer_id": ready.peer_id,
@@ -120,23 +123,7 @@ def _say_ready(ready: Any, json_output: bool) -> None:
         print(f"verifier {ready.account} serves on {ready.addrs[0]} (class {ready.class_id.hex()[:12]})", flush=True)
 
 
-@app.command()
-def stop(network: str = NETWORK, home: Path | None = HOME, json_output: bool = JSON) -> None:
-    """Stop a running verifier in order and wait until it is gone."""
-    folder = home_of(network_path(network), home)
-    pid = running_pid(folder, "verifier")
-    if pid is None:
-        _say_stopped(folder, None, json_output)
-        return
-    end(pid)
-    _say_stopped(folder, pid, json_output)
-
-
-def _say_stopped(home: Path, pid: int | None, json_output: bool) -> None:
-    if json_output:
-        typer.echo(json.dumps({"stopped": pid is not None, "pid": pid, "home": str(home)}))
-    else:
-        typer.echo(f"no verifier runs in {home}" if pid is None else f"verifier {pid} stopped")
+add_stop(app, ROLE)
 
 
 @app.command()
@@ -145,8 +132,8 @@ def status(network: str = NETWORK, home: Path | None = HOME, json_output: bool =
     from tolsey.verifier.report import report  # noqa: PLC0415  # loads web3
 
     path = network_path(network)
-    folder = home_of(path, home)
-    found = report(path, folder / "status.json", pid=running_pid(folder, "verifier"))
+    folder = home_of(ROLE, path, home)
+    found = report(path, folder / "status.json", pid=running_pid(folder, ROLE))
     if json_output:
         typer.echo(json.dumps(found, indent=1))
         return
@@ -163,7 +150,7 @@ def status(network: str = NETWORK, home: Path | None = HOME, json_output: bool =
         )
     for item in found["disputes"]:
         typer.echo(
-            f"  job {item['job_id'][:12]} segment {item['segment']:<4} {item['charge']:<14} {item['stage']:<7} "
+            f"  job {item['job_id'][:12]} segment {item['segment']:<4} {item['charge']:<14} {item['stage']:<9} "
             f"{item['message']}"
         )
     for vote in found["votes"]:
@@ -173,44 +160,5 @@ def status(network: str = NETWORK, home: Path | None = HOME, json_output: bool =
         )
 
 
-@app.command()
-def withdraw(
-    amount: str = typer.Argument(help="Test dollars out of the market."),
-    to: str | None = typer.Option(None, "--to", help="Account to send them to; else the verifier's own."),
-    network: str = NETWORK,
-    home: Path | None = HOME,
-    passphrase_file: Path | None = PASSPHRASE_FILE,
-    json_output: bool = JSON,
-) -> None:
-    """Take earnings out of the market."""
-    from tolsey.contracts.purse import Purse  # noqa: PLC0415  # loads web3
-
-    path = network_path(network)
-    purse = Purse(path, home_of(path, home), passphrase_file, "verifier")
-    _say(purse.withdraw(parse_dollars("AMOUNT", amount), to), json_output)
-
-
-@app.command()
-def leave(
-    network: str = NETWORK,
-    home: Path | None = HOME,
-    passphrase_file: Path | None = PASSPHRASE_FILE,
-    json_output: bool = JSON,
-) -> None:
-    """Leave the market: make the secret public and ask for the bond, or take it once its time has passed."""
-    from tolsey.contracts.purse import Purse  # noqa: PLC0415  # loads web3
-
-    path = network_path(network)
-    _say(Purse(path, home_of(path, home), passphrase_file, "verifier").leave(), json_output)
-
-
-def _say(outcome: Any, json_output: bool) -> None:
-    """Prints a purse.Outcome."""
-    typer.echo(json.dumps(dataclasses.asdict(outcome), indent=1) if json_output else outcome.message)
-
-
-def home_of(network: Path, home: Path | None) -> Path:
-    """The verifier's folder: as given, else $TOLSEY_HOME, else beside the network file."""
-    folder = (home or default_home(network)).resolve()
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return folder
+add_withdraw(app, ROLE)
+add_leave(app, ROLE, "make the secret public and ask for the bond")

@@ -6,7 +6,6 @@ the middle of a duty. It holds no secrets: keys and passphrase are the wallet's 
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,13 +66,6 @@ class VerifierConfig:
     def status_file(self) -> Path:
         """What the running verifier last said of itself (JSON); for `tolsey verifier status`."""
         return self.home / "status.json"
-
-
-def default_home(network: Path) -> Path:
-    """`$TOLSEY_HOME`, or `verifier` beside the network file."""
-    if given := os.environ.get("TOLSEY_HOME"):
-        return Path(given)
-    return network.parent / "verifier"
 
 
 def _within(name: str, value: int, least: int, most: int) -> None:

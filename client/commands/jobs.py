@@ -13,6 +13,7 @@ from tolsey.client.commands import shared
 from tolsey.client.exit_codes import on_interrupt
 from tolsey.client.views import ProgressView
 from tolsey.client.watching import Screen, StepPage
+from tolsey.errors import ConfigError
 
 app = typer.Typer()
 
@@ -107,12 +108,23 @@ def get(
 @app.command("cancel")
 def cancel(
     job: str = shared.JOB,
+    yes: bool = typer.Option(False, "--yes", "-y", help="Do not ask before the forfeit is paid."),
     json_output: bool = shared.JSON,
     network: Path | None = shared.NETWORK,
     home: Path | None = shared.HOME,
     passphrase_file: Path | None = shared.PASSPHRASE_FILE,
 ) -> None:
-    """Cancel a job before its first commitment; the forfeit goes to the worker."""
+    """Cancel a job before its worker commits; the forfeit goes to the worker."""
     market = shared.open_market(network, home, passphrase_file)
-    found = market.cancel(job)
-    shared.show(found, json_output, render.result(found))
+    if not (yes or shared.is_interactive()):
+        raise ConfigError("there is nobody to ask before a forfeit is paid", fix="add --yes")
+    with on_interrupt(lambda: "tolsey ps says whether it was cancelled"):
+        money, view = market.access.money, market.show(job)
+        question = (
+            f"Cancel job {view.job.job_id[:12]}? At most {money.text(view.forfeit)} of its escrow go to the worker"
+        )
+        if not (yes or shared.agreed(question)):
+            render.err.print("not cancelled; the job goes on")
+            raise typer.Exit(1)
+        found = market.cancel(view.job.job_id)
+    shared.show(found, json_output, render.cancelled(found, money))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,9 +9,9 @@ import typer
 
 from tolsey.client import render, views
 from tolsey.client.commands import shared
-from tolsey.client.config import Settings, market_folder
+from tolsey.client.config import market_folder
 from tolsey.client.exit_codes import on_interrupt
-from tolsey.errors import ConfigError, TolseyError
+from tolsey.errors import ConfigError
 
 app = typer.Typer()
 
@@ -29,27 +28,16 @@ def up(
     json_output: bool = shared.JSON,
 ) -> None:
     """Start a whole local market: chain, workers, verifiers, a funded wallet."""
-    from tolsey.client import local_market  # noqa: PLC0415  # loads web3 and libp2p
+    from tolsey.client import world  # noqa: PLC0415  # loads web3 and libp2p
 
-    if engine not in ("auto", "anvil", "embedded"):
-        raise ConfigError(f"--engine is {engine!r}; it is auto, anvil or embedded")
     folder = (home or market_folder()).resolve()
-    arguments = ["--workers", str(workers), "--verifiers", str(verifiers), "--engine", engine]
-    stopped = on_interrupt(lambda: f"what had come up in {folder} was stopped again; tolsey up starts it")
-    with stopped, local_market.started_keeper(folder, arguments) as output:
-        for line in output:
-            said = json.loads(line)
-            if "say" in said and not json_output:
-                render.err.print(said["say"])
-            if "error" in said:
-                raise _Failed(said)
-            if said.get("event") == "ready":
-                break
-        else:
-            raise ConfigError(
-                f"the market did not come up: {local_market.last_words(folder / 'keeper.log')}",
-                fix=f"less {folder / 'keeper.log'}",
-            )
+
+    def say(line: str) -> None:
+        if not json_output:
+            render.err.print(line)
+
+    with on_interrupt(lambda: f"what had come up in {folder} was stopped again; tolsey up starts it"):
+        world.start(folder, workers=workers, verifiers=verifiers, engine=engine, say=say)
     _print_status(folder, json_output)
     if not json_output:
         render.err.print("next: tolsey run SPEC.toml, tolsey offers, tolsey down")
@@ -58,19 +46,19 @@ def up(
 @app.command("down")
 def down(home: Path | None = FOLDER, json_output: bool = shared.JSON) -> None:
     """Stop the local market."""
-    from tolsey.client import local_market  # noqa: PLC0415  # loads web3 and libp2p
+    from tolsey.client import world  # noqa: PLC0415  # loads web3 and libp2p
 
     folder = (home or market_folder()).resolve()
-    stopped = local_market.stop_market(folder)
+    done = world.stop(folder)
     if json_output:
-        print(views.dumps(views.DownView(stopped=stopped, home=str(folder))))
+        print(views.dumps(done))
     else:
-        render.err.print("stopped" if stopped else f"no market runs in {folder}")
+        render.err.print("stopped" if done.stopped else f"no market runs in {folder}")
 
 
 @app.command("status")
 def status(home: Path | None = FOLDER, json_output: bool = shared.JSON) -> None:
-    """Show the local market: processes, peers, chain head, listings, jobs."""
+    """Show the local market: processes, chain head, listings, jobs."""
     _print_status((home or market_folder()).resolve(), json_output)
 
 
@@ -88,19 +76,8 @@ def demo(
     raise typer.Exit(story.main(engine=cast(Any, engine), fast=fast, keep=keep))
 
 
-class _Failed(TolseyError):
-    """What the keeper said before it ended, with its exit code."""
-
-    def __init__(self, said: dict[str, Any]) -> None:
-        super().__init__(said["error"], fix=said["fix"])
-        self.exit_code = said["code"]
-
-
 def _print_status(folder: Path, json_output: bool) -> None:
-    from tolsey.client import world_view  # noqa: PLC0415  # loads web3 and libp2p
+    from tolsey.client import world, world_view  # noqa: PLC0415  # loads web3 and libp2p
 
-    if not (folder / "network.toml").is_file():
-        raise ConfigError(f"no market was ever started in {folder}", fix="tolsey up")
-    settings = Settings.find(network=folder / "network.toml", home=folder / "client")
-    view, money = world_view.status(settings, folder)
+    view, money = world_view.status(world.settings_of(folder), folder)
     shared.show(view, json_output, render.status(view, money))

@@ -7,14 +7,18 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from click.testing import Result
 from typer.testing import CliRunner
 
 from tolsey.client import cli
 from tolsey.client.access import Access
+from tolsey.client.commands import shared
 from tolsey.client.market import Market
 from tolsey.client.money import Money
+from tolsey.client.views import CancelView
 from tolsey.errors import ChainUnavailable, ConfigError, LocalViolation, NoOffer
 
 HEAVY = ("torch", "web3", "libp2p", "sqlalchemy", "matplotlib")
@@ -141,6 +145,51 @@ def test_run_without_terminal_refuses_to_lock_money(tmp_path: Path) -> None:
     done = typed("run", str(job), "--network", str(network))
     assert done.returncode == ConfigError.exit_code
     assert "--yes" in done.stderr
+
+
+class Cancelling:
+    """A job that costs a quarter to cancel, and whether it was."""
+
+    def __init__(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.cancelled: list[str] = []
+        (tmp_path / "network.toml").write_text(NETWORK)
+        self._network = str(tmp_path / "network.toml")
+        shown = SimpleNamespace(job=SimpleNamespace(job_id="ab" * 32), forfeit=250_000)
+        monkeypatch.setattr(Access, "money", Money())
+        monkeypatch.setattr(Market, "show", lambda _market, _job: shown)
+        monkeypatch.setattr(Market, "cancel", self._cancel)
+
+    def _cancel(self, job: str) -> CancelView:
+        self.cancelled.append(job)
+        return CancelView(job_id=job, state="cancelled", forfeit=250_000, returned=550_000)
+
+    def type(self, *words: str) -> Result:
+        return CliRunner().invoke(cli.app, ["cancel", "ab", *words, "--network", self._network])
+
+
+def test_cancel_without_terminal_or_yes_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = Cancelling(tmp_path, monkeypatch)
+    result = world.type()
+    assert isinstance(result.exception, ConfigError) and result.exception.fix == "add --yes"
+    assert world.cancelled == []
+
+
+@pytest.mark.parametrize(("answer", "code", "is_cancelled"), [(False, 1, False), (True, 0, True)])
+def test_cancel_asks_and_names_the_forfeit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: bool, code: int, is_cancelled: bool
+) -> None:
+    world, asked = Cancelling(tmp_path, monkeypatch), []
+    monkeypatch.setattr(shared, "is_interactive", lambda: True)
+    monkeypatch.setattr(shared, "agreed", lambda question: asked.append(question) or answer)
+    assert world.type().exit_code == code
+    assert len(asked) == 1 and "At most 0.25 USD of its escrow go to the worker" in asked[0]
+    assert bool(world.cancelled) is is_cancelled
+
+
+def test_cancel_says_what_was_lost_and_what_came_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = Cancelling(tmp_path, monkeypatch)
+    assert "forfeit 0.25 USD to the worker, 0.55 USD back" in " ".join(world.type("--yes").stdout.split())
+    assert json.loads(world.type("--yes", "--json").stdout)["returned"] == 550_000
 
 
 def test_wallet_missing_names_the_command(tmp_path: Path) -> None:

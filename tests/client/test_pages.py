@@ -11,6 +11,7 @@ import typer
 
 from tolsey import errors
 from tolsey.client import cli, exit_codes, views
+from tolsey.client.market import AsyncMarket, Market
 from tolsey.protocol.lifecycle import FINAL
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -51,6 +52,13 @@ def test_commands_all_take_json_but_the_demo() -> None:
         for inner in getattr(command, "commands", {name: command}).values():
             options = {opt for p in inner.params for opt in p.opts}
             assert "--json" in options or name == "demo", f"{name} {inner.name}"
+
+
+def test_sdk_has_the_verbs_of_the_commands() -> None:
+    """The wallet's are methods of their own, and the demo is a story, not a verb."""
+    verbs = set(cli.COMMANDS) - {"demo"} | {"wallet_create", "deposit", "withdraw", "faucet"}
+    for kind in (Market, AsyncMarket):
+        assert {verb for verb in verbs if not callable(getattr(kind, verb, None))} == set()
 
 
 @pytest.mark.parametrize("kind", views.ALL, ids=lambda kind: kind.__name__)

@@ -16,7 +16,6 @@ import pytest
 
 from tolsey.contracts.amounts import dollars
 from tolsey.errors import ConfigError
-from tolsey.node.command import home_of
 from tolsey.node.config import WorkerConfig
 from tolsey.testing.chain import MarketWorld
 
@@ -30,13 +29,6 @@ END_S = 60
 def test_config_out_of_range_is_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         WorkerConfig(network="local", home=Path("/nowhere"), **changes)
-
-
-def test_home_default_lies_beside_the_network_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("TOLSEY_HOME", raising=False)
-    assert home_of(tmp_path / "network.toml", None) == tmp_path / "worker"
-    monkeypatch.setenv("TOLSEY_HOME", str(tmp_path / "mine"))
-    assert home_of(tmp_path / "network.toml", None) == tmp_path / "mine"
 
 
 class Cli:

@@ -65,3 +65,33 @@ def test_parse_size_gives_bytes(text: str, size: int) -> None:
 def test_parse_size_nonsense_names_the_flag(text: str) -> None:
     with pytest.raises(ConfigError, match="--memory"):
         parse_size("--memory", text)
+
+
+SERVICE = """
+import sys, trio
+from tolsey.storage.process import serve_until_told
+
+async def serve(stop, *, task_status):
+    print("begins", flush=True)
+    if sys.argv[1] == "hangs":
+        await trio.sleep_forever()
+    task_status.started("ready")
+    await stop.wait()
+    print("ends in order", flush=True)
+
+trio.run(serve_until_told, serve, lambda ready: print(ready, flush=True))
+"""
+
+
+@pytest.mark.parametrize(("how", "said"), [("hangs", ""), ("starts", "ready\nends in order\n")])
+def test_serve_until_told_ends_at_the_first_signal_even_while_it_starts(how: str, said: str) -> None:
+    service = subprocess.Popen([sys.executable, "-c", SERVICE, how], stdout=subprocess.PIPE, text=True)
+    assert service.stdout is not None
+    assert service.stdout.readline() == "begins\n"
+    if said:
+        assert service.stdout.readline() == "ready\n"
+        said = said.removeprefix("ready\n")
+    service.terminate()
+    assert service.wait(30) == 0
+    assert service.stdout.read() == said
+    service.stdout.close()

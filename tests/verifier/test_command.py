@@ -18,7 +18,6 @@ from tolsey.contracts.network_file import NetworkFile
 from tolsey.errors import ConfigError
 from tolsey.storage.process import running_pid
 from tolsey.testing.chain import MarketWorld
-from tolsey.verifier.command import home_of
 from tolsey.verifier.config import VerifierConfig
 
 RUN = [sys.executable, "-c", "from tolsey.verifier.command import app; app()"]
@@ -101,17 +100,6 @@ def test_leave_gives_the_bond_back_and_withdraw_takes_it_out(tmp_path: Path) -> 
         assert locked == 0 and free >= registration.bond
         assert "sent to" in tolsey("withdraw", dollars(free), *where)
         assert world.gateway.account(account) == (0, 0)  # type: ignore[arg-type]
-
-
-def test_home_is_made_private(tmp_path: Path) -> None:
-    folder = home_of(tmp_path / "network.toml", tmp_path / "a" / "home")
-    assert folder.stat().st_mode & 0o077 == 0
-
-
-def test_home_default_lies_beside_the_network_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two markets on one machine must not share a home: their files have the same name."""
-    monkeypatch.delenv("TOLSEY_HOME", raising=False)
-    assert home_of(tmp_path / "network.toml", None) == tmp_path / "verifier"
 
 
 @pytest.mark.parametrize(

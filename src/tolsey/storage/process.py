@@ -10,14 +10,16 @@ import fcntl
 import os
 import select
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import trio
 
 from tolsey.errors import ConfigError
 
+Ready = TypeVar("Ready", covariant=True)
 STOP_S = 30.0
 """How long `end` waits; a training or replaying child is killed at once, the rest is quick."""
 
@@ -78,3 +80,36 @@ async def stop_on_signal(stop: trio.Event, *, task_status: trio.TaskStatus[None]
             if stop.is_set():
                 os._exit(130)
             stop.set()
+
+
+class Serve(Protocol[Ready]):
+    """A service that runs until the event is set; started once it truly serves."""
+
+    async def __call__(self, stop: trio.Event, *, task_status: trio.TaskStatus[Ready]) -> None: ...
+
+
+async def serve_until_told(serve: Serve[Ready], on_ready: Callable[[Ready], None]) -> None:
+    """Runs a service until the first SIGTERM or SIGINT, also one that comes while it still starts.
+
+    Raises:
+        Whatever the service does.
+    """
+    stop = trio.Event()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(stop_on_signal, stop)
+        with trio.CancelScope() as starting:
+            nursery.start_soon(_cancel_after, stop, starting)
+
+            async def run(*, task_status: trio.TaskStatus[Ready]) -> None:
+                await serve(stop, task_status=task_status)
+                nursery.cancel_scope.cancel()
+
+            on_ready(await nursery.start(run))
+        if starting.cancelled_caught:
+            nursery.cancel_scope.cancel()
+
+
+async def _cancel_after(stop: trio.Event, scope: trio.CancelScope) -> None:
+    """Ends a start that hangs, such as one that waits for a chain."""
+    await stop.wait()
+    scope.cancel()

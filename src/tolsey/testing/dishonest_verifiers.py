@@ -19,11 +19,12 @@ from pathlib import Path
 import typer
 
 from tolsey.contracts.network_file import network_path
+from tolsey.contracts.role_command import home_of
 from tolsey.protocol.encoding import keccak256
 from tolsey.protocol.lifecycle import Verdict, Vote
 from tolsey.protocol.units import StateRoot
 from tolsey.verifier.attempt import Judgement
-from tolsey.verifier.command import home_of, run_verifier
+from tolsey.verifier.command import ROLE, run_verifier
 from tolsey.verifier.compare import Finding
 from tolsey.verifier.config import VerifierConfig
 from tolsey.verifier.duty import DutyRun
@@ -128,7 +129,7 @@ def main(
         raise typer.BadParameter(f"{conduct!r} is none of {', '.join(DISHONEST)}")
     path = network_path(network)
     config = VerifierConfig(
-        network=str(path), home=home_of(path, home), listen=listen, bootstrap=tuple(bootstrap), faucet=True
+        network=str(path), home=home_of(ROLE, path, home), listen=listen, bootstrap=tuple(bootstrap), faucet=True
     )
     run_verifier(config, parts=DISHONEST[conduct], passphrase_file=passphrase_file, json_output=json_output)
 
