@@ -11,7 +11,7 @@ PYTEST_WORKERS ?= $(shell n=$$(nproc); echo $$((n < 4 ? n : 4)))
 export PATH := $(BIN):$(CURDIR)/node_modules/.bin:$(PATH)
 export MPLBACKEND := Agg
 
-.PHONY: help demo demo-anvil test test-js check bench contracts artifacts install install-dev install-npm install-js slither clean
+.PHONY: help demo demo-anvil test test-js check deep bench contracts artifacts install install-dev install-npm install-js slither clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -40,6 +40,9 @@ check: install-dev install-npm  ## format, lint, types, the import contract, gen
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m tolsey.contracts.compile --check
+
+deep: install-dev  ## all 2^32 inputs of each function of one argument, every build of this machine against the others (an hour or two)
+	$(BIN)/python -P tests/numerics/exhaustive.py
 
 bench: install-dev install-npm  ## the measured claims, as tables (takes some minutes)
 	TOLSEY_ANVIL=$(ANVIL) $(BIN)/python tests/bench/run_all.py
