@@ -81,6 +81,10 @@ SENTENCES: Mapping[str, tuple[str, str | None]] = {
         None,
     ),
     "JobMarket_WrongOpening": ("the opening of segment {segment} does not lead to the root {committedRoot}", None),
+    "JobMarket_AlreadyAnswered": (
+        "segment {segment} of job {jobId} was demanded and answered before; its opening stands in the log",
+        None,
+    ),
     "JobMarket_Continuous": ("segment {segment} of job {jobId} does start at {inputRoot}, as it should", None),
     "JobMarket_NothingDisputed": ("the challenge claims {outputRoot}, which is what the worker committed", None),
     "JobMarket_ChallengeAlreadySealed": ("{challenger} has placed the seal {seal} already", None),

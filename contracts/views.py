@@ -28,8 +28,8 @@ class JobView:
         window: windows paid so far, so also the number of the one in work.
         drawn_at: time of the last draw; while Committed, of the commitment.
         deadline: last moment for the parties, after which anyone moves the job; in a final state, when it ended.
-        pool_size: of the class at the last draw. verdicts_paid: verdict fees paid so far, over all windows.
-        seed: of the last draw; while Committed, the block number of the commitment.
+        pool_size: of the class, as drawn from last. verdicts_paid: verdict fees paid so far, over all windows.
+        seed: of the last draw; while Committed, the commitment's block number (low 64 bits) and class pool.
     """
 
     state: State

@@ -38,6 +38,7 @@ CHALLENGE_SALT = b"tolsey/verifier/challenge"
 FOR_EVER = frozenset(
     {
         "PanelJudge_AlreadyOpened",
+        "JobMarket_AlreadyAnswered",
         "JobMarket_Continuous",
         "JobMarket_NothingDisputed",
         "JobMarket_WrongOpening",

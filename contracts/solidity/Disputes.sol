@@ -136,6 +136,8 @@ abstract contract Disputes is IDisputes, JobRules {
         (bytes32 id, IJobMarket.Job memory j) = _require(offer, IJobMarket.State.Drawn);
         _requireInTime(id, j.deadline);
         _placeInWindow(id, offer, j.window, index);
+        // Else a worker and its friend could demand and answer in turns, and hold window and escrow for ever.
+        if (_answered[id][index]) revert JobMarket_AlreadyAnswered(id, index);
         _openDispute(id, j, IJobMarket.State.Demanded, index, offer.verdictWindowS);
         emit IJobMarket.Demanded(
             id,
@@ -159,6 +161,7 @@ abstract contract Disputes is IDisputes, JobRules {
         }
         _checkOpening(id, offer, j.window, opening);
 
+        _answered[id][d.segment] = true;
         _resume(id, offer, j, d);
         uint256 toWorker = _challengeBond / ANSWER_SHARE;
         _accounts.pay(d.challenger, offer.worker, toWorker);

@@ -88,10 +88,11 @@ contract JobMarket is IJobMarket, IDisputes, Ledger, RegistryViews, JobRules, Mu
         uint16 window = JobSlot.windowOf(job_);
         uint40 deadline = _after(offer.revealWindowS);
         _roots[id][window] = root;
-        // Until the draw, the seed's place holds the block of the commitment.
-        _jobs[id] = JobSlot.word(
-            State.Committed, window, block.timestamp, deadline, 0, JobSlot.verdictsPaidOf(job_), block.number
-        );
+        // The pool that is drawn from is fixed before the secret is told: whoever saw the secret on its way could else
+        // register until the draw is as it likes.
+        uint256 pending = JobSlot.beforeDraw(block.number, _pools[offer.classId].places.length);
+        _jobs[id] =
+            JobSlot.word(State.Committed, window, block.timestamp, deadline, 0, JobSlot.verdictsPaidOf(job_), pending);
         emit Committed(id, State.Accepted, State.Committed, window, deadline, root);
     }
 
@@ -99,13 +100,13 @@ contract JobMarket is IJobMarket, IDisputes, Ledger, RegistryViews, JobRules, Mu
     function draw(Offer calldata offer, bytes32 secret) external {
         (bytes32 id, uint256 job_) = _requireWord(offer, State.Committed);
         uint16 window = JobSlot.windowOf(job_);
-        if (block.number <= JobSlot.seedOf(job_)) revert JobMarket_SameBlock(id, JobSlot.seedOf(job_));
+        if (block.number <= JobSlot.committedIn(job_)) revert JobMarket_SameBlock(id, JobSlot.committedIn(job_));
         if (secret == 0) _requireOverdue(id, JobSlot.deadlineOf(job_));
         else _checkSecret(id, offer.clientSeal, secret, uint256(window) + 1);
 
         bytes32 beacon = _beacon.randomness();
         uint112 seed = Tags.seed(id, window, _roots[id][window], secret, beacon);
-        uint16 size = uint16(_pools[offer.classId].places.length);
+        uint16 size = JobSlot.poolOfDraw(job_);
         uint40 deadline = _after(offer.challengeWindowS);
         _jobs[id] =
             JobSlot.word(State.Drawn, window, block.timestamp, deadline, size, JobSlot.verdictsPaidOf(job_), seed);

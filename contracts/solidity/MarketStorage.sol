@@ -54,6 +54,8 @@ abstract contract MarketStorage is EIP712 {
     mapping(bytes32 jobId => mapping(uint256 window => mapping(address verifier => uint256))) internal _verdicts;
     /// @dev Block in which a challenge was sealed.
     mapping(bytes32 seal => uint256 blockNumber) internal _challengeSeals;
+    /// @dev Segments that were demanded and opened: the log has the opening.
+    mapping(bytes32 jobId => mapping(uint256 segment => bool)) internal _answered;
 
     constructor(IJobMarket.Params memory p) EIP712("Tolsey", "1") {
         _token = p.token;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity =0.8.37;
 
+import {Hashes} from "@openzeppelin/contracts/utils/cryptography/Hashes.sol";
 import {IDisputes} from "./interfaces/IDisputes.sol";
 import {IJobMarket} from "./interfaces/IJobMarket.sol";
 import {IPanelJudge} from "./interfaces/IPanelJudge.sol";
@@ -66,7 +67,8 @@ contract PanelJudge is IPanelJudge {
         if (block.timestamp > drawUntil) {
             revert PanelJudge_WindowClosed(disputeId, drawUntil, block.timestamp);
         }
-        bytes32 beacon = p.beacon.randomness();
+        // A beacon may be constant; the hash of the block that opened the round was unknown to whoever opened it.
+        bytes32 beacon = Hashes.efficientKeccak256(p.beacon.randomness(), blockhash(c.phaseBlock));
         address[] memory panel = _findPanel(disputeId, c, beacon, SILENCE_FACTOR * uint256(p.panelFee));
         if (panel.length == 0) {
             // Nobody in the whole pool can sit: nor will they in the next round.

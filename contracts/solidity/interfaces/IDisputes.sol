@@ -41,7 +41,7 @@ interface IDisputes {
     ) external;
 
     /// @notice Makes the worker open a segment of the window that it does not serve.
-    /// - state Drawn, in time; `challengeBond` free. Emits {IJobMarket.Demanded}.
+    /// - state Drawn, in time; `challengeBond` free; not answered before. Emits {IJobMarket.Demanded}.
     function demand(IJobMarket.Offer calldata offer, uint32 index) external;
 
     /// @notice Opens the demanded segment. State Demanded, in time. Anyone who has the opening. Emits

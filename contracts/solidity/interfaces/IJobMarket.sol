@@ -74,9 +74,9 @@ interface IJobMarket {
     /// @param window Windows paid so far, so also the number of the one in work; W once Completed.
     /// @param drawnAt Time of the last draw; while Committed, of the commitment.
     /// @param deadline Last moment for the parties; after it anyone moves the job. In a final state, when it ended.
-    /// @param poolSize Class pool at the last draw; 0 while there was none in this window.
+    /// @param poolSize Class pool of the last draw; 0 while there was none in this window.
     /// @param verdictsPaid Verdict fees paid so far, over all windows.
-    /// @param seed Of the last draw; while Committed, the block number of the commitment.
+    /// @param seed Of the last draw; while Committed, the commitment's block number (low 64 bits) and class pool.
     struct Job {
         State state;
         uint16 window;

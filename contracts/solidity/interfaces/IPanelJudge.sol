@@ -39,6 +39,7 @@ interface IPanelJudge is IStepJudge {
     /// @notice A round waits for its panel, which must be drawn in a later block and until `drawUntil`.
     event RoundOpened(bytes32 indexed disputeId, uint8 round, uint16 poolSize, uint40 drawUntil);
     /// @notice Votes are sealed until `sealUntil` and then revealed until `revealUntil`.
+    /// @param beacon What the panel was drawn with: the market's beacon and the hash of the block of {RoundOpened}.
     event PanelDrawn(
         bytes32 indexed disputeId, uint8 round, bytes32 beacon, address[] panel, uint40 sealUntil, uint40 revealUntil
     );

@@ -76,6 +76,8 @@ error JobMarket_UnknownVerdict(uint256 kind);
 error JobMarket_WrongSegment(bytes32 jobId, uint256 segment, uint256 first, uint256 end);
 /// Thrown when an opening does not lead to the committed root.
 error JobMarket_WrongOpening(bytes32 jobId, uint256 segment, bytes32 committedRoot);
+/// Thrown when a segment is demanded that was answered for before: its opening stands in the log.
+error JobMarket_AlreadyAnswered(bytes32 jobId, uint256 segment);
 /// Thrown when the two openings show no contradiction.
 error JobMarket_Continuous(bytes32 jobId, uint256 segment, bytes32 inputRoot);
 /// Thrown when a challenge claims what the worker has committed.

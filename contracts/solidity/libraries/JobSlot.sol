@@ -7,6 +7,7 @@ import {IJobMarket} from "../interfaces/IJobMarket.sol";
 /// @notice state (8 bits), window (16), drawnAt (40), deadline (40), poolSize (16), verdictsPaid (24), seed (112), lowest
 /// first. By hand, because the compiler writes a packed struct field by field: everyday calls read and
 /// write the word itself, rare ones the struct.
+/// From a commitment to its draw the seed's place holds what the draw is made with: see {beforeDraw}.
 library JobSlot {
     uint256 private constant WINDOW = 8;
     uint256 private constant DRAWN_AT = 24;
@@ -14,6 +15,7 @@ library JobSlot {
     uint256 private constant POOL_SIZE = 104;
     uint256 private constant VERDICTS_PAID = 120;
     uint256 private constant SEED = 144;
+    uint256 private constant POOL_OF_DRAW = 64; // within the seed's place
 
     /// @notice The word of these values. Each must fit its field; times and counts of this market do.
     function word(
@@ -27,6 +29,21 @@ library JobSlot {
     ) internal pure returns (uint256) {
         return uint256(state) | window << WINDOW | drawnAt << DRAWN_AT | deadline << DEADLINE | poolSize << POOL_SIZE
             | verdictsPaid << VERDICTS_PAID | seed << SEED;
+    }
+
+    /// @notice Block and class pool of a commitment, as they wait in the seed's place.
+    function beforeDraw(uint256 blockNumber, uint256 poolSize) internal pure returns (uint256) {
+        return blockNumber | poolSize << POOL_OF_DRAW;
+    }
+
+    /// @notice The block of the commitment, as {beforeDraw} has put it.
+    function committedIn(uint256 w) internal pure returns (uint64) {
+        return uint64(w >> SEED);
+    }
+
+    /// @notice The class pool at the commitment, as {beforeDraw} has put it.
+    function poolOfDraw(uint256 w) internal pure returns (uint16) {
+        return uint16(w >> SEED + POOL_OF_DRAW);
     }
 
     function pack(IJobMarket.Job memory j) internal pure returns (uint256) {

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity =0.8.37;
 
+import {Hashes} from "@openzeppelin/contracts/utils/cryptography/Hashes.sol";
+
 /// @title Domain tags and the hashes made with them
 /// @notice docs/protocol.md section 2; the twin of src/tolsey/protocol/encoding.py.
 library Tags {
@@ -19,8 +21,9 @@ library Tags {
     uint256 internal constant SEALED = 1 << 255;
 
     /// @notice H(x) of the seal chain and of a verifier's secret.
+    /// @dev In scratch space: a chain may have 65,535 links, and memory that grew with each would cost the square.
     function sealOf(bytes32 secret) internal pure returns (bytes32) {
-        return keccak256(abi.encode(SEAL, secret));
+        return Hashes.efficientKeccak256(SEAL, secret);
     }
 
     function leaf(address market, bytes32 jobId, address worker, uint256 index, bytes32 inputRoot, bytes32 outputRoot)

@@ -26,6 +26,8 @@ contract Forwarder {
 
 /// @notice Rows 8 and 10 to 17 of the table, the slash, the penalties and the panel; the plan is Disputes.tree.
 contract DisputesTest is Market {
+    uint256 private constant NOTHING = type(uint256).max;
+
     // --- sealVerdict, revealVerdict ---
 
     function test_revealVerdict_match_paysTheFee() public {
@@ -395,6 +397,36 @@ contract DisputesTest is Market {
         same(keccak256(abi.encode(read)), keccak256(abi.encode(opening)), "opening");
     }
 
+    function test_demand_answeredSegment_reverts() public {
+        IJobMarket.Offer memory offer = standardOffer();
+        bytes32 id = drawn(offer);
+        vm.prank(carol);
+        market.demand(offer, 3);
+        IJobMarket.Opening memory opening = opened(offer, id, 3);
+        vm.prank(bob);
+        market.answer(offer, opening);
+        vm.expectPartialRevert(JobMarket_AlreadyAnswered.selector);
+        vm.prank(carol);
+        market.demand(offer, 3);
+    }
+
+    function test_demand_inTurns_cannotHoldTheWindow() public {
+        IJobMarket.Offer memory offer = standardOffer();
+        bytes32 id = drawn(offer);
+        // The worker's friend demands at the last moment, the worker answers at the last moment, and so on.
+        uint256 turns;
+        for (; turns < 20; ++turns) {
+            vm.warp(market.job(id).deadline);
+            uint256 segment = demandAny(offer);
+            if (segment == NOTHING) break;
+            later(offer.verdictWindowS);
+            market.answer(offer, opened(offer, id, segment));
+        }
+        same(turns, offer.segmentsPerWindow, "each segment once");
+        settleWindow(offer, id);
+        stateIs(id, IJobMarket.State.Accepted);
+    }
+
     function test_answer_anotherSegment_reverts() public {
         IJobMarket.Offer memory offer = standardOffer();
         bytes32 id = drawn(offer);
@@ -735,6 +767,24 @@ contract DisputesTest is Market {
         }
     }
 
+    function test_drawPanel_constantBeacon_cannotBeForeseen() public {
+        IJobMarket.Offer memory offer = standardOffer();
+        (, bytes32 disputeId) = challenged(offer, 2, "mine");
+        uint256 openedIn = judge.caseOf(disputeId).phaseBlock;
+        vm.roll(openedIn + 1); // the beacon stays what it was when the challenger chose the segment
+        uint256 before = vm.snapshotState();
+        bytes32[] memory panels = new bytes32[](8);
+        bool differ;
+        for (uint256 i = 0; i < panels.length; ++i) {
+            vm.setBlockhash(openedIn, keccak256(abi.encode(i)));
+            judge.drawPanel(disputeId);
+            panels[i] = keccak256(abi.encode(judge.panelOf(disputeId)));
+            differ = differ || panels[i] != panels[0];
+            vm.revertToState(before);
+        }
+        isTrue(differ, "the challenger could choose its judges");
+    }
+
     function test_drawPanel_sameBlock_reverts() public {
         IJobMarket.Offer memory offer = standardOffer();
         (, bytes32 disputeId) = challenged(offer, 2, "mine");
@@ -849,6 +899,16 @@ contract DisputesTest is Market {
         later(offer.verdictWindowS + 1);
         vm.prank(verifier);
         market.revealVerdict(offer, 1, 0, salt);
+    }
+
+    /// @dev Demands the first segment of window 0 that may be demanded.
+    function demandAny(IJobMarket.Offer memory offer) private returns (uint256 segment) {
+        for (; segment < offer.segmentsPerWindow; ++segment) {
+            vm.prank(carol);
+            (bool done,) = address(market).call(abi.encodeCall(market.demand, (offer, uint32(segment))));
+            if (done) return segment;
+        }
+        return NOTHING;
     }
 
     /// @dev A verifier says match; then the panel refutes a segment that is (or is not) in its sample.

@@ -19,6 +19,7 @@ contract Handler is Market {
     uint256 public backwards; // state changes that no row of the table has
     uint256 public worstExitGas;
     uint256 public honestSlashes; // honest worker that answers every demand, slashed without the judge
+    mapping(bytes32 id => mapping(uint256 segment => bool)) internal answers;
     mapping(bytes32 id => bool) public wronged; // slashed or expired through its own fault or the judge's word
 
     constructor() {
@@ -110,11 +111,13 @@ contract Handler is Market {
     function demand(uint256 which, bool answered) external {
         (bool any, IJobMarket.Offer memory offer, bytes32 id) = at(which, IJobMarket.State.Drawn);
         if (!any || block.timestamp > market.job(id).deadline) return;
-        uint256 index = uint256(market.job(id).window) * offer.segmentsPerWindow;
+        (bool some, uint256 index) = unanswered(offer, id);
+        if (!some) return;
         vm.prank(carol);
         market.demand(offer, uint32(index));
         look();
         if (answered) {
+            answers[id][index] = true;
             market.answer(offer, opened(offer, id, index));
         } else {
             afterDeadline(id);
@@ -239,6 +242,15 @@ contract Handler is Market {
         if (used > worstExitGas) worstExitGas = used;
     }
 
+    /// @dev The first segment of the window in work that nobody answered for yet: each may be demanded once.
+    function unanswered(IJobMarket.Offer memory offer, bytes32 id) private view returns (bool some, uint256 index) {
+        index = uint256(market.job(id).window) * offer.segmentsPerWindow;
+        uint256 end = index + offer.segmentsPerWindow;
+        if (end > offer.segmentCount) end = offer.segmentCount;
+        while (index < end && answers[id][index]) ++index;
+        return (index < end, index);
+    }
+
     function at(uint256 which, IJobMarket.State state)
         internal
         view
@@ -251,7 +263,7 @@ contract Handler is Market {
     }
 }
 
-/// @notice The eight invariants, numbered as in docs/contracts.md; a handler moves at random in between.
+/// @notice The eight invariants; a handler moves at random in between.
 contract InvariantsTest {
     uint256 private constant EXIT_GAS = 1_000_000;
 

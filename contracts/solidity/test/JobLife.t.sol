@@ -3,11 +3,15 @@ pragma solidity =0.8.37;
 
 import {IJobMarket} from "../interfaces/IJobMarket.sol";
 import "../libraries/Errors.sol";
+import {JobSlot} from "../libraries/JobSlot.sol";
 import {Tags} from "../libraries/Tags.sol";
 import {Market} from "./Market.sol";
 
 /// @notice Rows 1 to 7 and 9 of the table; the plan is JobLife.tree.
 contract JobLifeTest is Market {
+    /// @dev Most that a transaction may use on Ethereum (EIP-7825).
+    uint256 private constant TRANSACTION_GAS = 16_777_216;
+
     // --- accept ---
 
     function test_accept_signedOffer_locksEscrowAndBond() public {
@@ -210,7 +214,7 @@ contract JobLifeTest is Market {
         commitWindow(offer, id);
         stateIs(id, IJobMarket.State.Committed);
         same(market.windowRoot(id, 0), honestRoot(offer, id, 0), "root");
-        same(market.job(id).seed, block.number, "block of commitment");
+        same(market.job(id).seed, JobSlot.beforeDraw(block.number, VERIFIERS), "block and pool of the commitment");
     }
 
     function test_commit_late_reverts() public {
@@ -290,6 +294,28 @@ contract JobLifeTest is Market {
         vm.prank(mallory);
         market.draw(offer, 0);
         stateIs(id, IJobMarket.State.Drawn);
+    }
+
+    function test_draw_poolGrownAfterCommitment_countsAsItWas() public {
+        IJobMarket.Offer memory offer = standardOffer();
+        bytes32 id = committed(offer);
+        later(12);
+        // Who sees the secret on its way could try one pool after another until the draw is as it likes.
+        enlist(mallory);
+        market.draw(offer, secretFor(0));
+        same(market.job(id).poolSize, VERIFIERS, "pool");
+    }
+
+    function test_draw_lastOfManyWindows_fitsATransaction() public {
+        IJobMarket.Offer memory offer = standardOffer();
+        (offer.segmentCount, offer.segmentsPerWindow, offer.verifierCount) = (type(uint16).max, 1, 0);
+        bytes32 id = accepted(offer);
+        skipTo(id, offer.segmentCount - 1);
+        vm.prank(bob);
+        market.commit(offer, "root");
+        later(12);
+        vm.expectPartialRevert(JobMarket_WrongSecret.selector);
+        market.draw{gas: TRANSACTION_GAS}(offer, "no secret of this chain");
     }
 
     // --- settle ---
@@ -375,16 +401,14 @@ contract JobLifeTest is Market {
 
     function test_cancel_littleEscrowLeft_paysWhatIsLeft() public {
         IJobMarket.Offer memory offer = standardOffer();
-        (offer.forfeit, offer.verifierCount) = (offer.bond, 0);
+        (offer.bond, offer.forfeit, offer.verifierCount) = (offer.price, offer.price, 0);
         uint256 clientFree = free(alice);
         bytes32 id = drawn(offer);
         settleWindow(offer, id);
-        uint256 escrow = market.escrowLeft(offer);
-        offer.forfeit = offer.bond;
-        isTrue(escrow > offer.forfeit, "this case needs the other branch too");
+        isTrue(market.escrowLeft(offer) < offer.forfeit, "the forfeit must be more than is left");
         vm.prank(alice);
         market.cancel(offer);
-        same(free(alice), clientFree - offer.price / 2 - offer.forfeit, "client's free");
+        same(free(alice), clientFree - offer.price, "client's free");
         lockedIsBondsOnly();
     }
 
@@ -441,6 +465,16 @@ contract JobLifeTest is Market {
         accepted(offer);
         vm.expectPartialRevert(JobMarket_TooEarly.selector);
         market.expire(offer);
+    }
+
+    /// @dev Pretends that so many windows were paid, by writing over the job's word.
+    function skipTo(bytes32 id, uint256 window) private {
+        for (uint256 slot = 0; slot < 16; ++slot) {
+            bytes32 place = keccak256(abi.encode(id, slot));
+            uint256 word = uint256(vm.load(address(market), place));
+            if (word != 0) vm.store(address(market), place, bytes32(word | window << 8));
+        }
+        same(market.job(id).window, window, "window");
     }
 
     /// @dev The digest of the offer's words in a call, as a worker that plays along would sign them.

@@ -15,6 +15,11 @@ interface Vm {
     function warp(uint256 timestamp) external;
     function roll(uint256 blockNumber) external;
     function prevrandao(bytes32 value) external;
+    function setBlockhash(uint256 blockNumber, bytes32 value) external;
+    function store(address account, bytes32 slot, bytes32 value) external;
+    function load(address account, bytes32 slot) external view returns (bytes32);
+    function snapshotState() external returns (uint256);
+    function revertToState(uint256 snapshot) external returns (bool);
     function chainId(uint256 id) external;
     function label(address account, string calldata name) external;
     function assume(bool condition) external pure;

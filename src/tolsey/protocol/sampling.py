@@ -57,7 +57,7 @@ def verifier_sample(seed: int, salt: int, window_segment_count: int, sample_coun
 
 
 def panel_order(dispute_id: bytes, round_: int, beacon: int, pool_size: int) -> list[int]:
-    """The whole pool in the order in which a dispute's panel is filled from it."""
+    """The whole pool in the order in which a dispute's panel is filled from it; `beacon` as `PanelDrawn` tells it."""
     return draw(keccak256(word(PANEL), dispute_id, word(round_), word(beacon)), pool_size, pool_size)
 
 
