@@ -12,7 +12,7 @@ from pathlib import Path
 
 import trio
 
-PATIENCE_S = 60
+PATIENCE_S = 180
 CONTROLLED = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
 
 

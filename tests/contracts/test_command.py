@@ -86,8 +86,10 @@ def test_deploy_on_a_running_chain_writes_the_file(tmp_path: Path) -> None:
         assert (said["market"], said["network_file"]) == (network.market, str(out)) and network.name == "two"
         assert Gateway(network, None).params().worker_bond == 5_500_000
         assert network.market != world.network.market
-        text = tolsey("deploy", "--rpc", world.chain.url, "--out", str(out), "--fee-bps", "500", code=7)
-        assert "parameter feeBps of the deployment is 500, its bound is 200" in text
+        before = world.gateway.block_number()
+        refused = CliRunner().invoke(app, ("deploy", "--rpc", world.chain.url, "--out", str(out), "--fee-bps", "500"))
+        assert refused.exit_code == 2 and "--fee-bps" in refused.output and "200" in refused.output
+        assert world.gateway.block_number() == before, "refused before anything is deployed"
 
 
 def test_unknown_engine_is_refused(tmp_path: Path) -> None:
