@@ -242,7 +242,8 @@ async def _ask(access: Access, peers: Peers, sellers: Sequence[Listing], request
     now_ts = await in_thread(access.reader.now_ts)
     candidates = [examine(answer, request, max_cost=terms.max_cost, now_ts=now_ts) for answer in answers]
     pool = await in_thread(access.reader.pool, request.spec.class_id)
-    return make_plan(candidates, spec=request.spec, terms=terms, pool_size=sum(who != NOBODY for who in pool))
+    held = sum(who != NOBODY for who in pool)
+    return make_plan(candidates, spec=request.spec, terms=terms, pool_size=held, pool_places=len(pool))
 
 
 def _terms(access: Access, request: specs.Request, wishes: Wishes) -> Terms:

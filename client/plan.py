@@ -8,8 +8,9 @@ price. Next in the flow: render.py shows it, market.py accepts the chosen offer.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import comb
 
 from tolsey.errors import NoOffer
 from tolsey.protocol import sampling
@@ -83,6 +84,7 @@ class Plan:
         candidates: everybody considered, cheapest fitting offer first, the dropped last.
         chosen: the first that fits.
         pool_size: verifiers registered in the job's class; odds count on no more than these.
+        pool_places: places that are drawn from: theirs, and the empty ones of verifiers that left.
         odds: for each number of segments that FAKED_SHARES come to, over one full window.
     """
 
@@ -91,6 +93,7 @@ class Plan:
     candidates: tuple[Candidate, ...]
     chosen: Candidate
     pool_size: int
+    pool_places: int
     odds: tuple[Odds, ...]
 
     @property
@@ -111,7 +114,9 @@ def examine(candidate: Candidate, request: OfferRequest, *, max_cost: TokenUnits
     return dataclasses.replace(candidate, dropped=reason) if reason else candidate
 
 
-def make_plan(candidates: Sequence[Candidate], *, spec: JobSpec, terms: Terms, pool_size: int) -> Plan:
+def make_plan(
+    candidates: Sequence[Candidate], *, spec: JobSpec, terms: Terms, pool_size: int, pool_places: int
+) -> Plan:
     """The plan over candidates that were examined.
 
     Raises:
@@ -125,25 +130,38 @@ def make_plan(candidates: Sequence[Candidate], *, spec: JobSpec, terms: Terms, p
             dropped={c.account: c.dropped for c in dropped},
             fix=_way_out([c.dropped for c in dropped]),
         )
-    verifiers = min(terms.verifier_count, pool_size)
+    drawn = likely_drawn(terms.verifier_count, pool_size, pool_places)
     return Plan(
         spec=spec,
         terms=terms,
         candidates=(*fitting, *dropped),
         chosen=fitting[0],
         pool_size=pool_size,
-        odds=odds(min(spec.segments_per_window, spec.segment_count), verifiers, terms.sample_count),
+        pool_places=pool_places,
+        odds=odds(min(spec.segments_per_window, spec.segment_count), drawn, terms.sample_count),
     )
 
 
-def odds(segments: int, verifiers: int, samples: int) -> tuple[Odds, ...]:
-    """The odds table for a window of `segments` that `verifiers` honest verifiers sample; fewest faked first."""
+def likely_drawn(verifier_count: int, pool_size: int, pool_places: int) -> dict[int, float]:
+    """How likely so many of the drawn places hold a verifier: number to probability."""
+    drawn, empty = min(verifier_count, pool_places), pool_places - pool_size
+    return {
+        held: comb(pool_size, held) * comb(empty, drawn - held) / comb(pool_places, drawn) for held in range(drawn + 1)
+    }
+
+
+def odds(segments: int, drawn: Mapping[int, float], samples: int) -> tuple[Odds, ...]:
+    """The odds table for a window of `segments`; fewest faked first.
+
+    Args:
+        drawn: how many honest verifiers sample it, as `likely_drawn` gives it. samples: segments each replays.
+    """
     counts = sorted({max(1, round(share * segments)) for share in FAKED_SHARES})
     return tuple(
         Odds(
             share=faked / segments,
             faked=faked,
-            caught=sampling.detection_odds(segments, faked, [samples] * verifiers),
+            caught=sum(p * sampling.detection_odds(segments, faked, [samples] * held) for held, p in drawn.items()),
         )
         for faked in counts
     )

@@ -62,6 +62,7 @@ def plan(made: Plan) -> PlanView:
         verifiers=offer.verifier_count,
         samples=offer.sample_count,
         pool_size=made.pool_size,
+        pool_places=made.pool_places,
         candidates=tuple(_candidate(found, made) for found in made.candidates),
         odds=tuple(OddsView(share=o.share, faked=o.faked, caught=o.caught) for o in made.odds),
     )

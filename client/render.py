@@ -119,6 +119,8 @@ def plan(view: PlanView, money: Money) -> RenderableType:
         f"clocks    commit {duration(clocks['commit_window_s'])}, reveal {duration(clocks['reveal_window_s'])}, "
         f"verdict {duration(clocks['verdict_window_s'])}, challenge {duration(clocks['challenge_window_s'])}",
     ]
+    if empty := view.pool_places - view.pool_size:
+        lines.append(f"warning   {empty} of {view.pool_places} places in the class are empty; a draw may fall on them")
     if view.pool_size == 0:
         lines.append("warning   no verifier is registered in this class: only you would check (tolsey audit JOB)")
     head = f"Plan  {view.name} · {view.steps} steps in {view.segments} segments · spec {view.spec_hash[:10]}"

@@ -86,6 +86,7 @@ class PlanView:
         eta_s, paid_after_s: its seconds of training, and until the last payment, if everybody is prompt.
         clocks: commit_window_s, reveal_window_s, verdict_window_s, challenge_window_s.
         verifiers, samples, pool_size: drawn per window, segments each, and registered in the class.
+        pool_places: what is drawn from: the places of those registered and the empty ones of those who left.
         candidates, odds: everybody considered; the table of detection odds.
     """
 
@@ -107,6 +108,7 @@ class PlanView:
     verifiers: int
     samples: int
     pool_size: int
+    pool_places: int
     candidates: tuple[CandidateView, ...]
     odds: tuple[OddsView, ...]
 

@@ -18,7 +18,7 @@ from tolsey.client import cli, market, plan
 from tolsey.client.access import Access
 from tolsey.client.money import Money
 
-PLAN = plan.make_plan([candidate(1, 500_000)], spec=SPEC, terms=TERMS, pool_size=3)
+PLAN = plan.make_plan([candidate(1, 500_000)], spec=SPEC, terms=TERMS, pool_size=3, pool_places=3)
 
 
 class Counter:

@@ -22,8 +22,9 @@ def examined(found: plan.Candidate, terms: plan.Terms = TERMS) -> plan.Candidate
     return plan.examine(found, REQUEST, max_cost=terms.max_cost, now_ts=1_000)
 
 
-def made(*found: plan.Candidate, pool_size: int = 3, terms: plan.Terms = TERMS) -> plan.Plan:
-    return plan.make_plan([examined(c, terms) for c in found], spec=SPEC, terms=terms, pool_size=pool_size)
+def made(*found: plan.Candidate, pool_size: int = 3, empty: int = 0, terms: plan.Terms = TERMS) -> plan.Plan:
+    examined_all = [examined(c, terms) for c in found]
+    return plan.make_plan(examined_all, spec=SPEC, terms=terms, pool_size=pool_size, pool_places=pool_size + empty)
 
 
 def test_plan_cheapest_fitting_offer_is_chosen() -> None:
@@ -73,17 +74,17 @@ def test_plan_nobody_there_says_so() -> None:
 
 def test_odds_count_no_more_verifiers_than_there_are() -> None:
     few, many = made(candidate(1, 1_000), pool_size=1), made(candidate(1, 1_000), pool_size=9)
-    assert few.odds == plan.odds(5, 1, 2)
-    assert many.odds == plan.odds(5, 3, 2)
+    assert few.odds == plan.odds(5, {1: 1.0}, 2)
+    assert many.odds == plan.odds(5, {3: 1.0}, 2)
     # 1 of 5 segments faked, 3 verifiers with 2 samples each: missed with (3/5)^3.
     assert many.odds[0].caught == pytest.approx(1 - 0.6**3)
 
 
 def test_odds_name_each_possible_number_of_faked_segments_once() -> None:
-    assert [(o.faked, o.share) for o in plan.odds(3, 3, 1)] == [(1, 1 / 3), (2, 2 / 3)]
-    assert [o.faked for o in plan.odds(200, 3, 4)] == [2, 20, 100]
-    assert [o.caught for o in plan.odds(1, 1, 1)] == [1.0]
-    few = plan.odds(3, 2, 1)
+    assert [(o.faked, o.share) for o in plan.odds(3, {3: 1.0}, 1)] == [(1, 1 / 3), (2, 2 / 3)]
+    assert [o.faked for o in plan.odds(200, {3: 1.0}, 4)] == [2, 20, 100]
+    assert [o.caught for o in plan.odds(1, {1: 1.0}, 1)] == [1.0]
+    few = plan.odds(3, {2: 1.0}, 1)
     assert [o.caught for o in few] == pytest.approx([1 - (2 / 3) ** 2, 1 - (1 / 3) ** 2])
 
 
@@ -106,6 +107,14 @@ def test_class_label_tells_classes_of_one_device_apart() -> None:
     assert render.class_label(name, "cd" * 32) != render.class_label(name, "ab" * 32)
     text = drawn(render.plan(present.plan(made(candidate(1, 500_000))), Money()))
     assert render.class_label("cpu", SPEC.class_id.hex()) in text
+
+
+def test_odds_count_the_draws_that_fall_on_empty_places() -> None:
+    # Two verifiers in four places, three drawn: one is met with 2·1/4, both with 1·2/4.
+    assert plan.likely_drawn(3, 2, 4) == {0: 0, 1: 0.5, 2: 0.5, 3: 0}
+    found = made(candidate(1, 1_000), pool_size=2, empty=2)
+    assert found.odds[0].caught == pytest.approx(1 - 0.5 * 0.6 - 0.5 * 0.6**2)
+    assert "2 of 4 places in the class are empty" in drawn(render.plan(present.plan(found), Money()))
 
 
 def test_plan_screen_says_money_odds_and_reasons() -> None:
