@@ -7,7 +7,11 @@ per share and sample size, the predicted and the seen rate of windows in which a
 from __future__ import annotations
 
 import argparse
+import math
 import random
+import sys
+
+import table
 
 from tolsey.protocol.sampling import detection_odds, verifier_sample
 
@@ -28,18 +32,26 @@ def seen_rate(faked: int, samples: int, windows: int, source: random.Random) -> 
     return caught / windows
 
 
-def main() -> None:
+def main() -> int:
+    """Prints the table; 1 where what was seen is no sample of what was predicted."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")
     windows = 1_000 if parser.parse_args().quick else 10_000
     source = random.Random(20_26)
-    print(f"{SEGMENTS} segments a window, {VERIFIERS} verifiers, {windows} simulated windows a row")
-    print(f"{'faked':>6} {'samples each':>13} {'predicted':>10} {'seen':>8}")
+    print(f"{SEGMENTS} segments a window, {VERIFIERS} verifiers, {windows} simulated windows a row\n")
+    table.head()
+    met = []
     for faked in (1, 5, 10, 20):
         for samples in (2, 11, 22, 45):
             predicted = detection_odds(SEGMENTS, faked, [samples] * VERIFIERS)
-            print(f"{faked:>5}% {samples:>13} {predicted:>10.2%} {seen_rate(faked, samples, windows, source):>8.2%}")
+            seen = seen_rate(faked, samples, windows, source)
+            # Four standard errors, and half a window where the rate is all but 1.
+            most = 4 * math.sqrt(predicted * (1 - predicted) / windows) + 0.5 / windows
+            measured = f"{seen:.2%} of windows catch it, {predicted:.2%} predicted"
+            what = f"{faked} % of segments faked, {samples} samples a verifier"
+            met.append(table.row(what, measured, f"within {most:.2%}", abs(seen - predicted) <= most))
+    return 0 if all(met) else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
