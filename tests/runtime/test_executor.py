@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tolsey.numerics import PROFILE as EXACT
 from tolsey.runtime import executor
 from tolsey.runtime.admission import META, spec_of
 from tolsey.runtime.executor import PhaseRunner
@@ -60,9 +61,9 @@ def inputs() -> dict[tuple[str, str], torch.Tensor]:
     return dict(zip(INPUTS, given, strict=True))
 
 
-def run_both_ways(phase: Phase) -> tuple[dict[Any, torch.Tensor], dict[Any, torch.Tensor]]:
+def run_both_ways(phase: Phase, profile: str = "pinned") -> tuple[dict[Any, torch.Tensor], dict[Any, torch.Tensor]]:
     """Outputs of the fast and of the observed run, each from inputs of its own that must come out as they went in."""
-    runner = PhaseRunner(program(phase), phase, CPU)
+    runner = PhaseRunner(program(phase), phase, CPU, profile)
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
     results = []
     for observer in (None, lambda node, outs: seen.extend((out, out.clone()) for out in outs)):
@@ -163,10 +164,11 @@ def phases(draw: st.DrawFn) -> Phase:
     return phase_of(calls, [*outputs, last])
 
 
+@pytest.mark.parametrize("profile", ["pinned", EXACT])
 @given(phase=phases())
 @settings(max_examples=300, deadline=None)
-def test_any_phase_gives_the_bits_and_layouts_of_a_run_that_overwrites_nothing(phase: Phase) -> None:
-    fast, observed = run_both_ways(phase)
+def test_any_phase_gives_the_bits_and_layouts_of_a_run_that_overwrites_nothing(profile: str, phase: Phase) -> None:
+    fast, observed = run_both_ways(phase, profile)
     for key, tensor in observed.items():
         assert torch.equal(bits(fast[key]), bits(tensor)) and fast[key].stride() == tensor.stride()
 

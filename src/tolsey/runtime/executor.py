@@ -56,7 +56,7 @@ class Executable:
 class PhaseRunner:
     """One phase as a flat list of instructions."""
 
-    def __init__(self, program: Program, phase: Phase, device: torch.device, profile: str) -> None:
+    def __init__(self, program: Program, phase: Phase, device: torch.device, profile: str = "pinned") -> None:
         self._is_exact = profile == PROFILE
         self.inputs = phase.inputs
         self.outputs = phase.outputs
