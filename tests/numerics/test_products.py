@@ -36,6 +36,10 @@ SHAPES = [
     (150, 100, 70),
     (300, 40, 20),
     (40, 600, 20),
+    # Rows of A that lie at distances which crowd a cache; enough columns to turn A.
+    (30, 20, 512),
+    (20, 30, 1024),
+    (50, 400, 33),
 ]
 EMPTY = [(0, 3, 4), (3, 0, 4), (0, 0, 0), (3, 4, 0), (1, 1, 0)]
 
@@ -220,6 +224,8 @@ def test_every_boundary_of_blocks_crossed_many_times_changes_nothing(
         ("#define BLOCK_COLUMNS 512", "#define BLOCK_COLUMNS (TILE_COLUMNS * 2)"),
         ("#define SHARED_FLOATS ((int64_t)4 << 20)", "#define SHARED_FLOATS ((int64_t)1 << 10)"),
         ("#define WORTH_A_THREAD ((double)(1 << 19))", "#define WORTH_A_THREAD 1.0"),
+        ("FEW_USES = 384", "FEW_USES = 40"),
+        ("CROWDED = 512", "CROWDED = 5"),
     ]
     lib = changed(isa, small, tmp_path, monkeypatch)
     for m, n, k in [*SHAPES, (100, 90, 80), (90, 100, 80), (160, 33, 150), (33, 160, 150)]:
@@ -247,9 +253,10 @@ MUTATIONS = {
     "two accumulators": TWO_ACCUMULATORS,
     "two roundings": [("acc[i][v] = vfma(x, y[v], acc[i][v])", "acc[i][v] = x * y[v] + acc[i][v]")],
     "descending k": [
-        ("    for (int64_t k = 0; k < depth; k++) {\n        vf y", "    a += (depth - 1) * rows;\n"
+        ("    for (int64_t k = 0; k < depth; k++) {\n        vf y", "    a += (depth - 1) * (panel ? rows : 1);\n"
          "    b += (depth - 1) * vectors * VW;\n    for (int64_t k = 0; k < depth; k++) {\n        vf y"),
-        ("        a += rows;\n        b += vectors * VW;", "        a -= rows;\n        b -= vectors * VW;"),
+        ("        a += panel ? rows : 1;\n        b += vectors * VW;",
+         "        a -= panel ? rows : 1;\n        b -= vectors * VW;"),
     ],
     "bias before the chain's end": [("block.last = it->k0 + k + block.depth == it->k;", "block.last = block.first;")],
     "slices summed apart": [

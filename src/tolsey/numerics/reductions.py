@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy
 from numpy.typing import NDArray
@@ -94,10 +95,16 @@ def cumsum(lib: Library, x: F32, dim: int) -> F32:
 
 def _over_dims(lib: Library, name: str, x: F32, dims: Sequence[int], keepdim: bool, *numbers: float) -> F32:
     x = row_major(x)
-    y = numpy.empty(left(x.shape, dims, keepdim), numpy.float32)
-    sizes = numpy.array(x.shape, numpy.int64)
-    lib.call(f"tolsey_{name}", x, y, x.ndim, sizes, dim_bits(x.ndim, dims), *numbers)
+    bits, sizes, shape = _plan(x.shape, tuple(dims), keepdim)
+    y = numpy.empty(shape, numpy.float32)
+    lib.call(f"tolsey_{name}", x, y, x.ndim, sizes, bits, *numbers)
     return y
+
+
+@lru_cache(maxsize=1 << 12)
+def _plan(shape: tuple[int, ...], dims: tuple[int, ...], keepdim: bool) -> tuple[int, I64, list[int]]:
+    """Reduced dims as bits, sizes as a kernel reads them, the shape of the result; programs ask for the same again."""
+    return dim_bits(len(shape), dims), numpy.array(shape, numpy.int64), left(shape, dims, keepdim)
 
 
 def row_major(x: F32) -> F32:
@@ -123,6 +130,7 @@ def left(shape: tuple[int, ...], dims: Sequence[int], keepdim: bool) -> list[int
     return [size for dim, size in enumerate(shape) if not bits >> dim & 1]
 
 
+@lru_cache(maxsize=1 << 12)
 def around(shape: tuple[int, ...], dim: int) -> tuple[int, int, int]:
     """Elements before a dim, in it, and after it."""
     dim = dim % len(shape) if shape else 0

@@ -256,6 +256,20 @@ static void pack_images(const struct side *side, int64_t lane0, int64_t lanes, i
     }
 }
 
+static void rows_images(const struct side *side, int64_t lane0, int64_t lanes, int64_t k0, int64_t depth, float *to,
+                        int64_t step) {
+    const struct window *it = side->more;
+    int64_t positions = volume(it->grid);
+    while (depth > 0) {
+        int64_t image = k0 / positions, position = k0 % positions, here = least(depth, positions - position);
+        const float *from = it->data + image * it->image_step + lane0 * positions + position;
+        tolsey_copy_rows(from, positions, lanes, here, to, step);
+        to += here;
+        k0 += here;
+        depth -= here;
+    }
+}
+
 /* Lanes are channels in, depth is (channel out, tap) of a phase: the weight, turned. */
 struct turned {
     const int64_t *kernel;
@@ -358,8 +372,8 @@ static int forward_group(const struct convolution *it, int64_t group) {
         window.offset[d] = it->taps.offset[d];
         grid.step[d] = 1;
     }
-    struct side a = {tolsey_pack_strided, it->weight + group * g->channels_out * depth, depth, 1, NULL};
-    struct side b = {pack_positions, NULL, 0, 0, &window};
+    struct side a = tolsey_strided(it->weight + group * g->channels_out * depth, depth, 1);
+    struct side b = {.pack = pack_positions, .more = &window};
     struct target c = {it->to + group * g->channels_out * outside, outside, 0, places_of_grid,
                        it->bias ? it->bias + group * g->channels_out : NULL, 1, 0, &grid};
     return tolsey_product(g->channels_out, g->images * outside, depth, &a, &b, &c);
@@ -386,8 +400,8 @@ static int backward_input_phase(const struct convolution *it, int64_t group, con
         grid.begin[d] = phase[d];
     }
     const float *weight = it->weight + group * g->channels_out * g->channels_in * volume(g->kernel);
-    struct side a = {pack_turned, weight, 0, 0, &turned};
-    struct side b = {pack_positions, NULL, 0, 0, &window};
+    struct side a = {.pack = pack_turned, .data = weight, .more = &turned};
+    struct side b = {.pack = pack_positions, .more = &window};
     struct target c = {it->to + group * g->channels_in * inside, inside, 0, places_of_grid,
                        it->bias ? it->bias + group * g->channels_in : NULL, 1, 0, &grid};
     return tolsey_product(g->channels_in, g->images * volume(grid.grid), g->channels_out * volume(turned.taps), &a, &b, &c);
@@ -418,8 +432,8 @@ static int backward_weight_group(const struct convolution *it, int64_t group) {
         window.taps[d] = g->kernel[d];
         window.offset[d] = it->taps.offset[d];
     }
-    struct side a = {pack_images, NULL, 0, 0, &gradient};
-    struct side b = {pack_taps, NULL, 0, 0, &window};
+    struct side a = {.pack = pack_images, .rows = rows_images, .more = &gradient};
+    struct side b = {.pack = pack_taps, .more = &window};
     struct target c = {it->to + group * g->channels_out * seen, seen, 1, tolsey_places_strided, NULL, 0, 0, NULL};
     return tolsey_product(g->channels_out, seen, g->images * outside, &a, &b, &c);
 }

@@ -1,8 +1,9 @@
 /* Matrix products: blocked, packed, threaded, and bit for bit the plain triple loop.
  *
- * Words. A *tile* is TILE_ROWS x TILE_COLUMNS of C, held in registers. A *panel* is what a tile reads of one side, copied
- * so that it is read straight on: k after k, at each k the tile's rows (of A) or columns (of B). A *slice* is up to SLICE
- * values of k.
+ * Words. A *tile* is TILE_ROWS x TILE_COLUMNS of C, held in registers. A *slice* is up to SLICE values of k. A *panel* is what
+ * a tile reads of one side in one slice, copied so that it is read straight on: k after k, at each k the tile's columns (of B)
+ * or rows (of A). An A whose k lie side by side would have to be turned for that; where C has few columns a tile reads its
+ * rows where they lie, or copied apart where their distance would crowd them in the cache.
  *
  * Order is safe by construction: each element of C is one accumulator that sees k ascending. Between slices it goes to
  * memory and comes back, which loses nothing. Threads share out C, never k.
@@ -104,7 +105,7 @@ static void pack_along_lanes(const float *from, int64_t depth_step, int64_t lane
     }
 }
 
-void tolsey_pack_strided(const struct side *it, int64_t lane0, int64_t lanes, int64_t k0, int64_t depth, float *to,
+static void pack_strided(const struct side *it, int64_t lane0, int64_t lanes, int64_t k0, int64_t depth, float *to,
                          int64_t step) {
     const float *from = it->data + lane0 * it->lane_step + k0 * it->depth_step;
     if (it->lane_step == 1) {
@@ -118,12 +119,27 @@ void tolsey_pack_strided(const struct side *it, int64_t lane0, int64_t lanes, in
     }
 }
 
+void tolsey_copy_rows(const float *from, int64_t from_step, int64_t rows, int64_t depth, float *to, int64_t to_step) {
+    for (int64_t r = 0; r < rows; r++)
+        FOR_VECTORS(k, w, 0, depth) vstore_n(to + r * to_step + k, vload_n(from + r * from_step + k, w), w);
+}
+
+static void rows_strided(const struct side *it, int64_t lane0, int64_t lanes, int64_t k0, int64_t depth, float *to,
+                         int64_t step) {
+    tolsey_copy_rows(it->data + lane0 * it->lane_step + k0, it->lane_step, lanes, depth, to, step);
+}
+
+struct side tolsey_strided(const float *data, int64_t lane_step, int64_t depth_step) {
+    return (struct side){pack_strided, depth_step == 1 ? rows_strided : NULL, data, lane_step, depth_step, NULL};
+}
+
 /* ---------------------------------------------------------------- one tile */
 
-/* rows x (vectors * VW) of C: loaded unless this is the first slice, carried through `depth` values of k, stored. c[v] is
- * where row 0 of vector v lies; `last` of the last vector's lanes exist. Constant `rows` and `vectors` make it straight code. */
-INLINE void tile(const int rows, const int vectors, int64_t depth, const float *a, const float *b, float *const *c,
-                 int64_t row_step, int64_t last, int first) {
+/* rows x (vectors * VW) of C: loaded unless this is the first slice, carried through `depth` values of k, stored. A is a
+ * panel, or rows that begin a_row apart. c[v] is where row 0 of vector v lies; `last` of the last vector's lanes exist. The
+ * constants `rows`, `vectors` and `panel` make it straight code. */
+INLINE void tile(const int rows, const int vectors, const int panel, int64_t depth, const float *a, int64_t a_row,
+                 const float *b, float *const *c, int64_t row_step, int64_t last, int first) {
     vf acc[TILE_ROWS][TILE_VECTORS];
 #pragma GCC unroll 16
     for (int i = 0; i < rows; i++)
@@ -147,11 +163,11 @@ INLINE void tile(const int rows, const int vectors, int64_t depth, const float *
         for (int v = 0; v < vectors; v++) y[v] = vload(b + v * VW);
 #pragma GCC unroll 16
         for (int i = 0; i < rows; i++) {
-            vf x = vset(a[i]);
+            vf x = vset(panel ? a[i] : a[i * a_row]);
 #pragma GCC unroll 4
             for (int v = 0; v < vectors; v++) acc[i][v] = vfma(x, y[v], acc[i][v]);
         }
-        a += rows;
+        a += panel ? rows : 1;
         b += vectors * VW;
     }
 #pragma GCC unroll 16
@@ -165,12 +181,15 @@ INLINE void tile(const int rows, const int vectors, int64_t depth, const float *
         }
 }
 
-typedef void (*tile_of_a_size)(int64_t depth, const float *a, const float *b, float *const *c, int64_t row_step,
-                               int64_t last, int first);
+typedef void (*tile_of_a_size)(int64_t depth, const float *a, int64_t a_row, const float *b, float *const *c,
+                               int64_t row_step, int64_t last, int first);
 #define TILE_OF(rows, vectors)                                                                                         \
-    static void tile_##rows##_##vectors(int64_t depth, const float *a, const float *b, float *const *c,                \
+    static void tile_##rows##_##vectors(int64_t depth, const float *a, int64_t a_row, const float *b, float *const *c, \
                                         int64_t row_step, int64_t last, int first) {                                   \
-        tile(rows, vectors, depth, a, b, c, row_step, last, first);                                                    \
+        if (a_row == 0)                                                                                                \
+            tile(rows, vectors, 1, depth, a, 0, b, c, row_step, last, first);                                          \
+        else                                                                                                           \
+            tile(rows, vectors, 0, depth, a, a_row, b, c, row_step, last, first);                                      \
     }
 #if TILE_VECTORS == 3
 #define TILES_OF(rows) TILE_OF(rows, 1) TILE_OF(rows, 2) TILE_OF(rows, 3)
@@ -210,23 +229,19 @@ static const tile_of_a_size tiles[TILE_ROWS][TILE_VECTORS] = {
 INLINE int64_t panels_of(int64_t rows) { return (rows + TILE_ROWS - 1) / TILE_ROWS; }
 INLINE int64_t panel_begin(int64_t rows, int64_t panel) { return rows * panel / panels_of(rows); }
 
-static void pack_rows(const struct side *a, int64_t i0, int64_t rows, int64_t panel, int64_t k0, int64_t depth, float *to) {
-    int64_t begin = panel_begin(rows, panel), count = panel_begin(rows, panel + 1) - begin;
-    a->pack(a, i0 + begin, count, k0, depth, to, count);
-}
-
 static void pack_columns(const struct side *b, int64_t j0, int64_t columns, int64_t panel, int64_t k0, int64_t depth,
                          float *to) {
     int64_t begin = panel * TILE_COLUMNS, count = least(columns - begin, TILE_COLUMNS);
     b->pack(b, j0 + begin, count, k0, depth, to, round_up(count, VW));
 }
 
-/* A part of C, one slice of it, both sides packed. */
+/* A part of C, in one slice. */
 struct block {
     const struct target *c;
     int64_t i0, rows, j0, columns, depth;
     int first, last; /* slices: nothing in C yet; add the bias now */
     const float *a, *b;
+    int64_t a_row; /* A's rows are so far apart; 0: A is in panels */
 };
 
 /* One addition to each element of a tile's worth of columns, as they lie. */
@@ -260,7 +275,7 @@ static void scattered_tile(const struct block *it, int64_t i, int64_t rows, int6
     if (!it->first)
         for (int64_t r = 0; r < rows; r++)
             for (int64_t j = 0; j < columns; j++) square[r * TILE_COLUMNS + j] = c[r * it->c->row_step + place[j]];
-    tiles[rows - 1][used - 1](it->depth, a, b, vectors, TILE_COLUMNS, columns - (used - 1) * VW, it->first);
+    tiles[rows - 1][used - 1](it->depth, a, it->a_row, b, vectors, TILE_COLUMNS, columns - (used - 1) * VW, it->first);
     for (int64_t r = 0; r < rows; r++)
         for (int64_t j = 0; j < columns; j++) c[r * it->c->row_step + place[j]] = square[r * TILE_COLUMNS + j];
 }
@@ -283,13 +298,13 @@ static void multiply(const struct block *it) {
         for (int64_t l = 0; l < columns; l++) side_by_side &= place[l] == place[l / VW * VW] + l % VW;
         for (int64_t panel = 0; panel < panels; panel++) {
             int64_t begin = panel_begin(it->rows, panel), rows = panel_begin(it->rows, panel + 1) - begin;
-            const float *a = it->a + begin * it->depth, *b = it->b + j * it->depth;
+            const float *a = it->a + begin * (it->a_row ? it->a_row : it->depth), *b = it->b + j * it->depth;
             if (it->columns - j > TILE_COLUMNS) fetch_next(b, it->depth, panel, panels);
             if (side_by_side) {
                 float *c[TILE_VECTORS];
                 for (int64_t v = 0; v < used; v++)
                     c[v] = it->c->data + (it->i0 + begin) * it->c->row_step + place[v * VW];
-                tiles[rows - 1][used - 1](it->depth, a, b, c, it->c->row_step, last, it->first);
+                tiles[rows - 1][used - 1](it->depth, a, it->a_row, b, c, it->c->row_step, last, it->first);
             } else {
                 scattered_tile(it, it->i0 + begin, rows, columns, place, a, b);
             }
@@ -301,30 +316,56 @@ static void multiply(const struct block *it) {
 
 /* ---------------------------------------------------------------- the whole */
 
+enum form { WHERE_IT_LIES, IN_ROWS, IN_PANELS };
+
+/* Up to so many columns of C, turning A into panels costs more than it brings (measured: a tile is a twentieth quicker on
+ * panels; turning a number takes as long as a dozen multiplications). */
+enum { FEW_USES = 384 };
+/* Rows copied apart: no power of two, so that they spread over the cache. */
+enum { ROW_STEP = SLICE + 16 };
+/* Rows at a multiple of so many floats meet in a few places of the cache. */
+enum { CROWDED = 512 };
+
 /* One round: a part of the shared side, `lanes` wide and `depth` deep, against all of the other side. */
 struct product {
     const struct side *a, *b;
     const struct target *c;
     int64_t m, n, k;
-    int shares_a;
-    int64_t lane0, lanes, padded, k0, depth; /* of the shared side, this round */
-    int64_t slice;                           /* of k, dealt out evenly, so that no slice is a short one */
-    int64_t block;                           /* lanes of the other side in one task */
+    enum form form; /* of A */
+    int64_t a_row;
+    int few_rows;                    /* A is shared, else B */
+    int64_t lane0, lanes, k0, depth; /* of the shared side, this round */
+    int64_t slice;                   /* of k, dealt out evenly, so that no slice is a short one */
+    int64_t slice_floats;            /* of the shared side, packed */
+    int64_t block;                   /* lanes of the other side in one task */
     float *shared;
 };
 
-static int64_t shared_panels(const struct product *it) {
-    return it->shares_a ? panels_of(it->lanes) : (it->lanes + TILE_COLUMNS - 1) / TILE_COLUMNS;
+/* A's rows i0 … i0 + rows - 1, in one slice, made readable for tiles; returns where to read. */
+static const float *bring_rows(const struct product *it, int64_t i0, int64_t rows, int64_t k0, int64_t depth, float *to) {
+    if (it->form == WHERE_IT_LIES) return it->a->data + i0 * it->a_row + k0;
+    if (it->form == IN_ROWS) it->a->rows(it->a, i0, rows, k0, depth, to, ROW_STEP);
+    if (it->form == IN_PANELS)
+        for (int64_t panel = 0; panel < panels_of(rows); panel++) {
+            int64_t begin = panel_begin(rows, panel), count = panel_begin(rows, panel + 1) - begin;
+            it->a->pack(it->a, i0 + begin, count, k0, depth, to + begin * depth, count);
+        }
+    return to;
+}
+
+/* A few rows are few slices: a task packs one. Of B, a panel of one slice. */
+static int64_t shared_pieces(const struct product *it) {
+    return it->few_rows ? 1 : (it->lanes + TILE_COLUMNS - 1) / TILE_COLUMNS;
 }
 
 static int pack_some(void *ctx, int64_t begin, int64_t end) {
     struct product *it = ctx;
-    int64_t panels = shared_panels(it);
+    int64_t pieces = shared_pieces(it);
     for (int64_t task = begin; task < end; task++) {
-        int64_t k = task / panels * it->slice, depth = least(it->depth - k, it->slice), panel = task % panels;
-        float *to = it->shared + k * it->padded;
-        if (it->shares_a)
-            pack_rows(it->a, it->lane0, it->lanes, panel, it->k0 + k, depth, to + panel_begin(it->lanes, panel) * depth);
+        int64_t slice = task / pieces, panel = task % pieces, k = slice * it->slice, depth = least(it->depth - k, it->slice);
+        float *to = it->shared + slice * it->slice_floats;
+        if (it->few_rows)
+            bring_rows(it, it->lane0, it->lanes, it->k0 + k, depth, to);
         else
             pack_columns(it->b, it->lane0, it->lanes, panel, it->k0 + k, depth, to + panel * TILE_COLUMNS * depth);
     }
@@ -334,7 +375,7 @@ static int pack_some(void *ctx, int64_t begin, int64_t end) {
 /* C of few rows: columns from … from + count - 1 of it, a panel of B at a time. */
 static void multiply_columns(const struct product *it, struct block *block, int64_t from, int64_t count, const float *shared,
                              int64_t k, float *own) {
-    block->a = shared;
+    block->a = it->form == WHERE_IT_LIES ? bring_rows(it, it->lane0, it->lanes, k, block->depth, NULL) : shared;
     block->i0 = it->lane0;
     block->rows = it->lanes;
     block->b = own;
@@ -349,9 +390,7 @@ static void multiply_columns(const struct product *it, struct block *block, int6
 /* C of many rows: rows from … from + count - 1 of it. */
 static void multiply_rows(const struct product *it, struct block *block, int64_t from, int64_t count, const float *shared,
                           int64_t k, float *own) {
-    for (int64_t panel = 0; panel < panels_of(count); panel++)
-        pack_rows(it->a, from, count, panel, k, block->depth, own + panel_begin(count, panel) * block->depth);
-    block->a = own;
+    block->a = bring_rows(it, from, count, k, block->depth, own);
     block->i0 = from;
     block->rows = count;
     block->b = shared;
@@ -362,17 +401,17 @@ static void multiply_rows(const struct product *it, struct block *block, int64_t
 
 static int multiply_some(void *ctx, int64_t begin, int64_t end) {
     struct product *it = ctx;
-    int64_t lanes = it->shares_a ? TILE_COLUMNS : it->block;
-    float *own = tolsey_scratch(SCRATCH_PACK_A, sizeof(float) * (size_t)(lanes * it->slice));
+    int64_t floats = it->few_rows ? TILE_COLUMNS * it->slice : it->block * (it->form == IN_ROWS ? ROW_STEP : it->slice);
+    float *own = tolsey_scratch(SCRATCH_PACK_A, sizeof(float) * (size_t)floats);
     if (!own) return TOLSEY_NO_MEMORY;
     for (int64_t task = begin; task < end; task++) {
-        int64_t from = task * it->block, count = least((it->shares_a ? it->n : it->m) - from, it->block);
-        for (int64_t k = 0; k < it->depth; k += it->slice) {
-            struct block block = {.c = it->c, .depth = least(it->depth - k, it->slice)};
+        int64_t from = task * it->block, count = least((it->few_rows ? it->n : it->m) - from, it->block);
+        for (int64_t slice = 0, k = 0; k < it->depth; slice++, k += it->slice) {
+            struct block block = {.c = it->c, .a_row = it->a_row, .depth = least(it->depth - k, it->slice)};
             block.first = it->k0 + k == 0;
             block.last = it->k0 + k + block.depth == it->k;
-            (it->shares_a ? multiply_columns : multiply_rows)(it, &block, from, count, it->shared + k * it->padded,
-                                                              it->k0 + k, own);
+            (it->few_rows ? multiply_columns : multiply_rows)(it, &block, from, count,
+                                                              it->shared + slice * it->slice_floats, it->k0 + k, own);
         }
     }
     return TOLSEY_OK;
@@ -392,32 +431,42 @@ static int nothing_to_multiply(int64_t m, int64_t n, const struct target *c) {
 int tolsey_product(int64_t m, int64_t n, int64_t k, const struct side *a, const struct side *b, const struct target *c) {
     if (m == 0 || n == 0) return TOLSEY_OK;
     if (k == 0) return nothing_to_multiply(m, n, c);
-    struct product it = {.a = a, .b = b, .c = c, .m = m, .n = n, .k = k};
-    it.shares_a = m < n && m <= BLOCK_ROWS;
-    int64_t shared_all = it.shares_a ? m : n, other_all = it.shares_a ? n : m;
-    int64_t unit = it.shares_a ? TILE_ROWS : TILE_COLUMNS, other_unit = it.shares_a ? TILE_COLUMNS : TILE_ROWS;
+    struct product it = {.a = a, .b = b, .c = c, .m = m, .n = n, .k = k, .few_rows = m < n && m <= BLOCK_ROWS};
+    it.form = !a->rows || n > FEW_USES                                      ? IN_PANELS
+              : a->rows == rows_strided && a->lane_step % CROWDED != 0 ? WHERE_IT_LIES
+                                                                        : IN_ROWS;
+    it.a_row = it.form == WHERE_IT_LIES ? a->lane_step : it.form == IN_ROWS ? ROW_STEP : 0;
+    int64_t shared_all = it.few_rows ? m : n, other_all = it.few_rows ? n : m;
+    int64_t unit = it.few_rows ? TILE_ROWS : TILE_COLUMNS, other_unit = it.few_rows ? TILE_COLUMNS : TILE_ROWS;
     int threads = (double)m * (double)n * (double)k < WORTH_A_THREAD ? 1 : tolsey_helpers();
 
     /* Several tasks a thread, so that none waits long for another; a block is packed once and wants to be used often. */
-    it.block = least(it.shares_a ? BLOCK_COLUMNS : BLOCK_ROWS, round_up(other_all, other_unit));
+    it.block = least(it.few_rows ? BLOCK_COLUMNS : BLOCK_ROWS, round_up(other_all, other_unit));
     if (threads > 1)
         it.block = least(it.block, most(round_up(other_all / (4 * threads), other_unit), 2 * other_unit));
     int64_t tasks = (other_all + it.block - 1) / it.block;
-    int64_t deepest = most(SHARED_FLOATS / least(round_up(shared_all, unit), 2048) / SLICE, 1) * SLICE;
-    int64_t widest = most(SHARED_FLOATS / least(k, deepest) / unit, 1) * unit;
 
-    size_t floats = (size_t)(least(k, deepest) * least(widest, round_up(shared_all, unit)));
-    it.shared = tolsey_scratch(SCRATCH_PACK_B, sizeof(float) * floats);
-    if (!it.shared) return TOLSEY_NO_MEMORY;
+    /* Rounds: so many lanes and so much depth of the shared side at a time. */
+    int64_t deepest = most(SHARED_FLOATS / least(round_up(shared_all, unit), 2048) / SLICE, 1) * SLICE;
+    int64_t widest = most(SHARED_FLOATS / least(k, deepest) / unit, 1) * unit, slices = (least(k, deepest) + SLICE - 1) / SLICE;
+    int64_t lane_floats = it.few_rows && it.form == IN_ROWS ? ROW_STEP : least(k, SLICE);
+    int shares = !(it.few_rows && it.form == WHERE_IT_LIES);
+    if (shares) {
+        int64_t floats = slices * lane_floats * least(widest, round_up(shared_all, unit));
+        it.shared = tolsey_scratch(SCRATCH_PACK_B, sizeof(float) * (size_t)floats);
+        if (!it.shared) return TOLSEY_NO_MEMORY;
+    }
     int answer = TOLSEY_OK;
     for (it.lane0 = 0; it.lane0 < shared_all && answer == TOLSEY_OK; it.lane0 += widest) {
         it.lanes = least(shared_all - it.lane0, widest);
-        it.padded = it.shares_a ? it.lanes : round_up(it.lanes, VW);
         for (it.k0 = 0; it.k0 < k && answer == TOLSEY_OK; it.k0 += deepest) {
             it.depth = least(k - it.k0, deepest);
-            int64_t slices = (it.depth + SLICE - 1) / SLICE, pieces = shared_panels(&it) * slices;
+            slices = (it.depth + SLICE - 1) / SLICE;
             it.slice = (it.depth + slices - 1) / slices;
-            answer = tolsey_parallel(pieces, threads > 1 ? most(pieces / (8 * threads), 1) : pieces, pack_some, &it);
+            it.slice_floats = shares ? round_up(it.lanes, unit) * (lane_floats == ROW_STEP ? ROW_STEP : it.slice) : 0;
+            int64_t pieces = shared_pieces(&it) * slices;
+            if (shares)
+                answer = tolsey_parallel(pieces, threads > 1 ? most(pieces / (8 * threads), 1) : pieces, pack_some, &it);
             if (answer == TOLSEY_OK) answer = tolsey_parallel(tasks, threads > 1 ? 1 : tasks, multiply_some, &it);
         }
     }
@@ -465,8 +514,8 @@ TOLSEY_EXPORT int tolsey_gemm(int64_t batch, int64_t m, int64_t n, int64_t k,   
     LAWFUL_ENTRY;
     if (batch < 0 || m < 0 || n < 0 || k < 0) return TOLSEY_BAD_ARGUMENT;
     struct batch it = {m, n, k,
-                       {tolsey_pack_strided, a, a_row, a_column, NULL},
-                       {tolsey_pack_strided, b, b_column, b_row, NULL},
+                       tolsey_strided(a, a_row, a_column),
+                       tolsey_strided(b, b_column, b_row),
                        {c, c_row, c_column, tolsey_places_strided, bias, bias_row, bias_column, NULL},
                        a_batch, b_batch, c_batch, bias_batch};
     /* The product is the transposed one of the transposed: columns want to lie side by side, and to be the many. */

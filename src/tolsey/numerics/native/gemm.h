@@ -10,9 +10,11 @@
 
 /* A or B. Lanes are rows of A or columns of B: what lies side by side in a vector or a tile. Depth is k.
  *
- * pack writes element (lane0 + l, k0 + k) to to[k * step + l] for l < lanes and k < depth, and +0 for lanes <= l < step. */
+ * pack writes element (lane0 + l, k0 + k) to to[k * step + l] for l < lanes and k < depth, and +0 for lanes <= l < step.
+ * rows, for an A that has its depth side by side (else NULL), writes it to to[l * step + k]: quicker, for nothing is turned. */
 struct side {
     void (*pack)(const struct side *it, int64_t lane0, int64_t lanes, int64_t k0, int64_t depth, float *to, int64_t step);
+    void (*rows)(const struct side *it, int64_t lane0, int64_t lanes, int64_t k0, int64_t depth, float *to, int64_t step);
     const float *data;
     int64_t lane_step, depth_step;
     const void *more;
@@ -29,12 +31,13 @@ struct target {
     const void *more;
 };
 
-/* Copies with steps, by blocks turned in registers where depth is what lies side by side in memory. */
-void tolsey_pack_strided(const struct side *it, int64_t lane0, int64_t lanes, int64_t k0, int64_t depth, float *to,
-                         int64_t step);
-/* The same where depth lies side by side, into a part of a panel: `wide` lanes of each step, +0 beyond `lanes`. */
+/* A matrix of any steps; `more` is not used. */
+struct side tolsey_strided(const float *data, int64_t lane_step, int64_t depth_step);
+/* Packs what has its depth side by side, into a part of a panel: `wide` lanes of each step, +0 beyond `lanes`. */
 void tolsey_pack_depth(const float *from, int64_t lane_step, int64_t lanes, int64_t depth, float *to, int64_t step,
                        int64_t wide);
+/* Copies `depth` floats of each of so many rows. */
+void tolsey_copy_rows(const float *from, int64_t from_step, int64_t rows, int64_t depth, float *to, int64_t to_step);
 void tolsey_places_strided(const struct target *it, int64_t j0, int64_t count, int64_t *place);
 
 /* C of m rows and n columns over depth k. Threads share out C. TOLSEY_OK or TOLSEY_NO_MEMORY. */

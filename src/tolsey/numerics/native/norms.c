@@ -314,13 +314,32 @@ static int elements(int how, struct channels it) {
 
 /* ---------------------------------------------------------------- group norm */
 
-static int group_statistics_task(void *ctx, int64_t begin, int64_t end) {
-    const struct layer *it = ctx;
+struct group {
+    const float *x, *weight, *bias;
+    float *y, *mean, *rstd;
+    int64_t groups, per_group, places;
+    float eps;
+};
+
+static int group_task(void *ctx, int64_t begin, int64_t end) {
+    const struct group *it = ctx;
+    const int64_t n = it->per_group * it->places;
+    const vf none = {0};
     for (int64_t group = begin; group < end; group++) {
-        const float *x = it->x + group * it->n;
-        const float mean = row_sum(x, it->n) / (float)it->n;
+        const float *x = it->x + group * n;
+        const float mean = row_sum(x, n) / (float)n, rstd = deviation(row_squares(x, mean, n) / (float)n, it->eps);
+        const vf m = vset(mean), r = vset(rstd);
+        const int64_t first = group % it->groups * it->per_group;
+        for (int64_t c = 0; c < it->per_group; c++) {
+            const vf weight = it->weight ? vset(it->weight[first + c]) : none;
+            const vf bias = it->bias ? vset(it->bias[first + c]) : none;
+            FOR_VECTORS(i, w, c * it->places, (c + 1) * it->places) {
+                vf h = normed(vload_n(x + i, w), m, r);
+                vstore_n(it->y + group * n + i, scaled(h, it->weight, weight, it->bias, bias), w);
+            }
+        }
         it->mean[group] = mean;
-        it->rstd[group] = deviation(row_squares(x, mean, it->n) / (float)it->n, it->eps);
+        it->rstd[group] = rstd;
     }
     return TOLSEY_OK;
 }
@@ -330,13 +349,8 @@ TOLSEY_EXPORT int tolsey_group_norm(const float *x, const float *weight, const f
                                     int64_t examples, int64_t channels, int64_t places, int64_t groups, double eps) {
     LAWFUL_ENTRY;
     if (examples < 0 || channels < 0 || places < 0 || groups < 1 || channels % groups != 0) return TOLSEY_BAD_ARGUMENT;
-    const int64_t n = channels / groups * places;
-    struct layer rows = {.x = x, .mean = mean, .rstd = rstd, .n = n, .eps = (float)eps};
-    int answer = tolsey_parallel(examples * groups, (1 << 13) / (n + 1), group_statistics_task, &rows);
-    if (answer || n == 0) return answer;
-    return elements(SCALE, (struct channels){.x = x, .mean = mean, .rstd = rstd, .weight = weight, .bias = bias, .y = y,
-                                             .examples = examples, .channels = channels, .places = places,
-                                             .example_step = groups, .per_group = channels / groups});
+    struct group it = {x, weight, bias, y, mean, rstd, groups, channels / groups, places, (float)eps};
+    return tolsey_parallel(examples * groups, (1 << 13) / (it.per_group * places + 1), group_task, &it);
 }
 
 /* dx of whole groups; weight by channel. */
