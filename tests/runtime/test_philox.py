@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 
 import numpy
@@ -102,6 +103,32 @@ def test_normal_quantile_agrees_with_exact() -> None:
     points = [2.0**-33, 1e-9, 1e-6, 0.01, 0.0749999, 0.0750001, 0.3, 0.5 + 1e-6, 0.7, 0.92501, 0.999, 1 - 2.0**-33]
     found = random.normal_quantile(torch.tensor(points, dtype=torch.float64)).tolist()
     assert found == pytest.approx([exact.inv_cdf(point) for point in points], rel=1e-14)
+
+
+def horner(coefficients: tuple[float, ...], x: float) -> float:
+    total = coefficients[-1]
+    for coefficient in reversed(coefficients[:-1]):
+        total = total * x + coefficient
+    return total
+
+
+def tail_quantile(p: float) -> float:
+    """The quantile of p below 0.075 in Python's floats, each operation of which IEEE rounds once."""
+    mantissa, exponent = math.frexp(p)
+    mantissa, exponent = mantissa * 2, exponent - 1
+    if mantissa > 1.4142135623730951:
+        mantissa, exponent = mantissa * 0.5, exponent + 1
+    s = (mantissa - 1.0) / (mantissa + 1.0)
+    series = horner(random._ATANH, s * s)
+    log = exponent * random._LN2_HIGH + (2.0 * s * series + exponent * random._LN2_LOW)
+    tail = math.sqrt(-log) - 1.6
+    return -(horner(random._C, tail) / horner(random._D, tail))
+
+
+def test_normal_quantile_is_to_the_bit_what_single_ieee_operations_give() -> None:
+    points = [(word + 0.5) * 2.0**-32 for word in range(12_345, 300_000_000, 30_011)]
+    found = random.normal_quantile(torch.tensor(points, dtype=torch.float64)).tolist()
+    assert found == [tail_quantile(point) for point in points]
 
 
 def test_normals_have_mean_0_variance_1_and_normal_tails() -> None:

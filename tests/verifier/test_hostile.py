@@ -50,7 +50,7 @@ async def verdict_of(running: Running, job: PaperJob, window: int = 0) -> Verdic
 
 async def judged(market: PaperMarket, running: Running, job: PaperJob, window: int = 0) -> Verdict:
     """Lets time go by until the verifier has its finding."""
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         while (kind := await verdict_of(running, job, window)) is None:
             market.world.pass_time(1)
             await trio.sleep(0.02)
@@ -126,7 +126,7 @@ async def test_other_file_named_at_each_request_is_the_same_missing_checkpoint(m
 
         vera.peers.traces = Changing()  # type: ignore[assignment]
         market.commit_and_draw(job)
-        await market.until(lambda: state_of(market, job) is State.CHALLENGED, pass_s=1)
+        await market.until(lambda: state_of(market, job) is State.CHALLENGED, pass_s=1, within_s=60)
         assert count > 3
         (item,) = await vera.records.all_evidence()
         assert item.charge == "unavailable"

@@ -45,6 +45,7 @@ class PartFile:
         self.done: set[int] = set()
         self._allocating, self._allocated = threading.Lock(), set[int]()
         self._flushing, self._flushed = threading.Lock(), 0
+        self._writing = threading.Lock()
         try:
             into.parent.mkdir(parents=True, exist_ok=True)
             self._fd = os.open(self.part, os.O_RDWR | os.O_CREAT, 0o600)
@@ -73,7 +74,8 @@ class PartFile:
             )
         try:
             self._allocate(index * CHUNK_BYTES // REGION_BYTES)
-            _write_all(self._fd, chunk, index * CHUNK_BYTES)
+            with self._writing:  # the system lets one in at a time too, and the others spin on a processor meanwhile
+                _write_all(self._fd, chunk, index * CHUNK_BYTES)
             os.write(self._journal_fd, index.to_bytes(_INDEX_BYTES, "big"))
             self._flush_some()
         except OSError as error:

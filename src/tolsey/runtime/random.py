@@ -1,7 +1,9 @@
 """Philox many at a time: the same bits as protocol/philox.py on any device, and numbers made of them.
 
 Everything here is integer work and single IEEE-754 operations (add, multiply, divide, square root), each a tensor
-operation of its own, so nothing is contracted and no mathematical library is asked: equal bits on every machine.
+operation of its own, so nothing is contracted and no mathematical library is asked: equal bits on every machine. The
+root is NumPy's on the CPU: PyTorch's comes from MKL there, is off by one ULP in one of eighty numbers in float64, and
+changes with the place in memory and the number of threads.
 
 - `uniforms`: upper 24 bits of a word times 2^-24.
 - `normals`: inverse-CDF: p = (word + 1/2) * 2^-32, then Wichura's AS 241 (PPND16) rational functions in float64, the
@@ -128,7 +130,7 @@ def normal_quantile(p: torch.Tensor) -> torch.Tensor:
     q = p - 0.5
     r = 0.180625 - q * q
     centre = q * (_horner(_A, r) / _horner(_B, r))
-    tail = torch.sqrt(-_log(torch.minimum(p, 1.0 - p))) - 1.6
+    tail = _sqrt(-_log(torch.minimum(p, 1.0 - p))) - 1.6
     outer = _horner(_C, tail) / _horner(_D, tail)
     return torch.where(q.abs() <= 0.425, centre, torch.where(q < 0, -outer, outer))
 
@@ -184,6 +186,11 @@ _MASK32 = numpy.uint64(philox.MASK32)
 _SHIFT32 = numpy.uint64(32)
 _MULTIPLIER_0 = numpy.uint64(philox.MULTIPLIER_0)
 _MULTIPLIER_1 = numpy.uint64(philox.MULTIPLIER_1)
+
+
+def _sqrt(x: torch.Tensor) -> torch.Tensor:
+    """The square root, rounded once."""
+    return torch.from_numpy(numpy.sqrt(x.numpy())) if _on_host(x.device) else torch.sqrt(x)
 
 
 def _log(x: torch.Tensor) -> torch.Tensor:
