@@ -23,9 +23,8 @@ import torch
 
 from tolsey.errors import LocalViolation, SpecInvalid
 from tolsey.protocol.encoding import TAG_CLASS, canonical_json, keccak256, tag
+from tolsey.protocol.job import PROFILES
 from tolsey.runtime.environment import THREADS, wrong_variables
-
-PROFILES: Final = ("pinned",)
 
 
 def pin(profile: str) -> None:
