@@ -29,6 +29,12 @@ EXACT_FP32 = "exact-fp32/1"
 PINNED = "pinned"
 PROFILES = (EXACT_FP32, PINNED)
 """Numerics profiles this version can run; new ones add names here, none is ever changed."""
+EXACT_CLASSES = {
+    profile: ClassId(keccak256(tag(TAG_CLASS), canonical_json({"profile": profile})))
+    for profile in PROFILES
+    if profile != PINNED
+}
+"""Class id of each exact profile: hashed is its name, where profile `pinned` hashes what a machine is made of."""
 MAX_STEPS = 1 << 32
 MAX_SEGMENTS_PER_WINDOW = 65_536
 MAX_WINDOWS = 65_535
@@ -169,17 +175,12 @@ class JobSpec:
 
 def class_of_profile(profile: str) -> ClassId | None:
     """The class of all machines, where the profile gives the same bits on every one; None where the machine decides."""
-    if profile == PINNED:
-        return None
-    return ClassId(keccak256(tag(TAG_CLASS), canonical_json({"profile": profile})))
+    return EXACT_CLASSES.get(profile)
 
 
 def profile_of_class(class_id: ClassId) -> str:
     """The profile of a job of this class: the exact one whose class it is, else `pinned`."""
-    return _PROFILE_OF_CLASS.get(class_id, PINNED)
-
-
-_PROFILE_OF_CLASS = {class_id: profile for profile in PROFILES if (class_id := class_of_profile(profile)) is not None}
+    return next((profile for profile, found in EXACT_CLASSES.items() if found == class_id), PINNED)
 
 
 def _within(name: str, value: int, least: int, most: int) -> None:
