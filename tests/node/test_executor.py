@@ -6,14 +6,13 @@ import dataclasses
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 
-from tolsey.errors import ClassMismatch, RemoteViolation, SpecInvalid
+from tolsey.errors import RemoteViolation, SpecInvalid
 from tolsey.node.config import WorkerConfig
 from tolsey.node.executor import Executor, pin_of
 from tolsey.node.preflight import data_files
@@ -21,7 +20,7 @@ from tolsey.node.records import JobRecord, OfferRecord, Records, SegmentRecord
 from tolsey.protocol.content import ContentId
 from tolsey.protocol.encoding import canonical_json
 from tolsey.protocol.job import PINNED, PROFILES
-from tolsey.protocol.units import ClassId, StateRoot
+from tolsey.protocol.units import StateRoot
 from tolsey.runtime import author
 from tolsey.runtime.child_client import TrainingProcessDied, class_of
 from tolsey.storage.blobs import BlobStore
@@ -76,11 +75,9 @@ class Shed:
         folder: Path,
         built: author.BuiltJob,
         executor: type[Executor] = Executor,
-        *,
-        pinned_to: ClassId | None = None,
     ) -> None:
         self.built = built
-        self.spec = spec_of(built, pinned_to)
+        self.spec = spec_of(built)
         self.database = Database.open(folder / "worker.sqlite")
         self.blobs = BlobStore(folder / "blobs", 1 << 30)
         self.records = Records(self.database)
@@ -144,19 +141,6 @@ async def test_measure_without_kernels_sells_the_other_profile_and_says_why(
     (said,) = [record.getMessage() for record in caplog.records if "is not sold" in record.getMessage()]
     assert said.startswith("exact-fp32/1 is not sold: TOLSEY_ISA=of-no-machine names no build")
     assert "try: unset TOLSEY_ISA" in said
-
-
-async def test_pinned_job_is_trained_on_machines_of_its_class_alone(tmp_path: Path) -> None:
-    job = tiny_job(steps=2, steps_per_segment=2, segments_per_window=1, profile=PINNED)
-    pinned = author.build(job, tmp_path / "job")
-    for class_id, error in (((await class_of()).class_id, None), (ClassId(bytes(32)), ClassMismatch)):
-        shed = Shed(tmp_path / class_id.hex()[:8], pinned, pinned_to=class_id)
-        try:
-            with nullcontext() if error is None else pytest.raises(error):
-                (record,) = await shed.train(await shed.accepted(), range(0, 1))
-                assert record.output_root != pinned.initial_root
-        finally:
-            shed.close()
 
 
 async def test_survey_measures_what_the_author_measured(shed: Shed) -> None:
