@@ -1,8 +1,9 @@
 """Doubt, as a command: run a worker's segments again, and add up the whole market again.
 
-`replay_job` needs torch and a machine of the job's numerics class: it fetches the inputs and the checkpoint before a
-segment, all checked against their hashes, runs the segment in a child process and compares state roots. Where they
-differ it asks the worker for its root after every step and names the first that is not ours.
+`replay_job` needs torch, and for a job of profile `pinned` a machine of its numerics class; one of an exact profile is
+run again on any machine. It fetches the inputs and the checkpoint before a segment, all checked against their hashes,
+runs the segment in a child process and compares state roots. Where they differ it asks the worker for its root after
+every step and names the first that is not ours.
 
 `replay_ledger` needs nothing but the chain's endpoint: it folds every log of the market (contracts/book.py) into
 states, balances and verdicts and compares each with what the contract stores. It opens no database.
@@ -66,7 +67,8 @@ async def replay_job(
 
     Raises:
         ConfigError: nothing was committed, or the segment is not among what was.
-        CheckpointUnavailable: inputs or a checkpoint are not served now. ClassMismatch: another kind of machine.
+        CheckpointUnavailable: inputs or a checkpoint are not served now.
+        ClassMismatch: the job is pinned to another kind of machine.
     """
     committed = len(log.roots)
     if committed == 0:

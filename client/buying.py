@@ -2,7 +2,7 @@
 
     1. pack       program, data and initial state into the purchase's own content store
     2. seal       a fresh secret and its hash chain; written down before any worker hears of it
-    3. ask        every listed worker of one numerics class for a quote, while our host serves the contents
+    3. ask        every listed worker for a quote (`pinned`: of one class), while our host serves the contents
     4. plan       pure (plan.py): who fits, who does not and why, odds and clocks
     5. decide     the caller's yes; nothing has been signed so far
     6. fund       what the ledger lacks, by a signed permit; refused before it is sent where the wallet lacks it too
@@ -43,7 +43,7 @@ from tolsey.contracts.sender import Sender
 from tolsey.contracts.views import NOBODY
 from tolsey.errors import ConfigError, InsufficientFunds, LocalViolation, NoOffer
 from tolsey.network.identity import Identity
-from tolsey.protocol.job import JobSpec
+from tolsey.protocol.job import JobSpec, class_of_profile
 from tolsey.protocol.listing import Listing
 from tolsey.protocol.offer import Offer, seal_chain
 from tolsey.protocol.units import Account, ClassId, Seconds, StateRoot, TokenUnits
@@ -180,7 +180,9 @@ async def open_shop(access: Access, request: specs.Request, wishes: Wishes) -> A
                 sellers = await peers.sellers()
                 if not sellers:
                     raise nobody_heard(access.settings.network_path, ledger)
-                intent = _sealed(built, choose_class(sellers, terms, ledger), key, listen)
+                wanted = among(sellers, terms)
+                class_id = class_of_profile(built.job.profile) or choose_class(wanted, ledger)
+                intent = _sealed(built, class_id, key, listen)
                 await access.purchases.keep(intent)
                 asked = _asked(intent, terms, account)
                 plan = await _ask(access, peers, sellers, asked, terms)
@@ -206,13 +208,11 @@ def nobody_heard(network_path: Path, ledger: Ledger) -> NoOffer:
     )
 
 
-def choose_class(sellers: Sequence[Listing], terms: Terms, ledger: Ledger) -> ClassId:
-    """The numerics class to buy in: where most verifiers can check, then where most workers sell.
-
-    A job is pinned to one class, because only equal machines give equal bits.
+def among(sellers: Sequence[Listing], terms: Terms) -> list[Listing]:
+    """The sellers that may have the job.
 
     Raises:
-        NoOffer: none of the sellers may have the job.
+        NoOffer: there is none.
     """
     wanted = [listing for listing in sellers if is_wanted(listing.account, terms)]
     if not wanted:
@@ -220,6 +220,14 @@ def choose_class(sellers: Sequence[Listing], terms: Terms, ledger: Ledger) -> Cl
             f"{len(sellers)} listings heard, none of a worker that --on names ({', '.join(sorted(terms.on))})",
             fix="tolsey offers, or start a worker: tolsey worker start",
         )
+    return wanted
+
+
+def choose_class(wanted: Sequence[Listing], ledger: Ledger) -> ClassId:
+    """The class of machines to buy a job of profile `pinned` in: where most verifiers can check, then where most sell.
+
+    Such a job is bound to one class, because there only equal machines give equal bits.
+    """
     count = Counter(listing.class_id for listing in wanted)
     return max(count, key=lambda class_id: (len(ledger.verifier_peers(class_id)), count[class_id], class_id))
 

@@ -39,6 +39,7 @@ from tolsey.contracts import deploy as yard
 from tolsey.contracts.gateway import Gateway
 from tolsey.contracts.local_chain import Engine
 from tolsey.contracts.views import BURN, NOBODY
+from tolsey.protocol.job import EXACT_FP32
 from tolsey.protocol.offer import Clocks
 from tolsey.protocol.units import Seconds
 
@@ -185,7 +186,10 @@ async def _act_one(market: Market, teller: Teller, promises: Promises, job_file:
     view = await _show(market, job)
     after = await _balances(market)
     matches = sum(entry.event == "VerdictRevealed" and ": match" in entry.text for entry in view.timeline)
-    promises.check(matches >= 1, f"{matches} verifiers replayed their samples and found the same bits")
+    promises.check(
+        matches >= 1 and view.profile == EXACT_FP32,
+        f"{matches} verifiers replayed their samples and found the bits that {view.profile} gives on any machine",
+    )
     price = view.job.price
     promises.check(
         view.paid_worker == price and after[HONEST] - before[HONEST] == price,

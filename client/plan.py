@@ -83,7 +83,7 @@ class Plan:
     Attributes:
         candidates: everybody considered, cheapest fitting offer first, the dropped last.
         chosen: the first that fits.
-        pool_size: verifiers registered in the job's class; odds count on no more than these.
+        pool_size: verifiers registered for the job's profile (`pinned`: in its class); odds count on no more.
         pool_places: places that are drawn from: theirs, and the empty ones of verifiers that left.
         odds: for each number of segments that FAKED_SHARES come to, over one full window.
     """

@@ -17,6 +17,7 @@ from tolsey.client.plan import Candidate, Plan, paid_after_s
 from tolsey.client.plots import Curve
 from tolsey.client.records import Purchase
 from tolsey.client.views import CandidateView, FetchView, JobLine, JobView, ListingView, OddsView, PlanView
+from tolsey.protocol.job import profile_of_class
 from tolsey.protocol.lifecycle import FINAL
 from tolsey.protocol.listing import Listing
 from tolsey.protocol.wire import Progress
@@ -29,6 +30,7 @@ def listing(found: Listing) -> ListingView:
         peer_id=found.peer_id,
         class_name=found.class_name,
         class_id=found.class_id.hex(),
+        profiles=found.profiles,
         price_per_petaflop=found.price_per_petaflop,
         min_price=found.min_price,
         bond_bps=found.bond_bps,
@@ -46,6 +48,7 @@ def plan(made: Plan) -> PlanView:
     return PlanView(
         name=spec.name,
         spec_hash=spec.spec_hash.hex(),
+        profile=spec.profile,
         steps=spec.steps,
         segments=spec.segment_count,
         segments_per_window=min(spec.segments_per_window, spec.segment_count),
@@ -111,6 +114,7 @@ def job(log: JobLog, purchase: Purchase | None, money: Money) -> JobView:
     return JobView(
         job=job_line(log, purchase),
         client=offer.client,
+        profile=profile_of_class(offer.class_id),
         bond=offer.bond,
         escrow=offer.escrow,
         forfeit=offer.forfeit,

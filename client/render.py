@@ -31,6 +31,7 @@ from tolsey.client.views import (
     StatusView,
     WalletView,
 )
+from tolsey.protocol.job import PINNED
 
 FILE_WIDTH = 140
 """Columns where the output is no terminal, so that a log or a pipe keeps whole accounts and amounts."""
@@ -82,11 +83,12 @@ def offers(listings: Sequence[ListingView], money: Money) -> RenderableType:
     """What workers sell."""
     if not listings:
         return Text("no worker sells on this market now")
-    made = table("WORKER", "CLASS", "PER PFLOP", "AT LEAST", "BOND", "MEMORY", "SPEED", "BUSY", right=("BUSY",))
+    columns = ("WORKER", "CLASS", "PROFILES", "PER PFLOP", "AT LEAST", "BOND", "MEMORY", "SPEED", "BUSY")
+    made = table(*columns, right=("BUSY",))
     for row in listings:
         made.add_row(
-            short(row.worker), class_label(row.class_name, row.class_id), money.text(row.price_per_petaflop),
-            money.text(row.min_price),
+            short(row.worker), class_label(row.class_name, row.class_id), ", ".join(row.profiles),
+            money.text(row.price_per_petaflop), money.text(row.min_price),
             f"{row.bond_bps / 100:.0f} %", size(row.memory_bytes), f"{row.flops_per_s / 1e9:.1f} GFLOP/s",
             f"{row.busy}/{row.capacity}",
         )  # fmt: skip
@@ -106,6 +108,11 @@ def plan(view: PlanView, money: Money) -> RenderableType:
     segments = view.segments_per_window
     odds = ", ".join(f"{o.faked} of {segments} → {o.caught:.1%}" for o in view.odds)
     drawn = min(view.verifiers, view.pool_size)
+    bits = (
+        "bits agree between machines of the worker's class, and only those can check them"
+        if view.profile == PINNED
+        else "the same bits on every machine, so any verifier can check any worker"
+    )
     lines = [
         f"escrow    {money.text(view.escrow)} = price {money.text(view.price)} + verdict fees "
         f"{money.text(view.verdict_escrow)}; what is not earned returns",
@@ -114,15 +121,17 @@ def plan(view: PlanView, money: Money) -> RenderableType:
         f"refund    slashed: everything back, and what was spent is made good from the bond {money.text(view.bond)}; "
         f"no commitment in time: the rest and a forfeit of {money.text(view.forfeit)}",
         f"cancel    before a commitment, for the forfeit of {money.text(view.forfeit)}",
+        f"profile   {view.profile}: {bits}",
         f"checked   {drawn} of {view.pool_size} verifiers replay {view.samples} of "
         f"{segments} segments each; faked → caught: {odds}",
         f"clocks    commit {duration(clocks['commit_window_s'])}, reveal {duration(clocks['reveal_window_s'])}, "
         f"verdict {duration(clocks['verdict_window_s'])}, challenge {duration(clocks['challenge_window_s'])}",
     ]
     if empty := view.pool_places - view.pool_size:
-        lines.append(f"warning   {empty} of {view.pool_places} places in the class are empty; a draw may fall on them")
+        lines.append(f"warning   {empty} of {view.pool_places} places in the pool are empty; a draw may fall on them")
     if view.pool_size == 0:
-        lines.append("warning   no verifier is registered in this class: only you would check (tolsey audit JOB)")
+        where = "in this class" if view.profile == PINNED else "for this profile"
+        lines.append(f"warning   no verifier is registered {where}: only you would check (tolsey audit JOB)")
     head = f"Plan  {view.name} · {view.steps} steps in {view.segments} segments · spec {view.spec_hash[:10]}"
     return Group(Text(head, style="bold"), made, *map(Text, lines))
 
@@ -148,8 +157,9 @@ def job(view: JobView, money: Money) -> RenderableType:
     """`tolsey show`."""
     head = Text.assemble((f"Job {view.job.job_id}", "bold"), "  ", state(view.job.state))
     terms = Text(
-        f"{view.job.name or 'not mine'} · worker {short(view.job.worker)} · client {short(view.client)} · escrow "
-        f"{money.text(view.escrow)} · bond {money.text(view.bond)} · forfeit {money.text(view.forfeit)}"
+        f"{view.job.name or 'not mine'} · {view.profile} · worker {short(view.job.worker)} · client "
+        f"{short(view.client)} · escrow {money.text(view.escrow)} · bond {money.text(view.bond)} · forfeit "
+        f"{money.text(view.forfeit)}"
     )
     made = table("TIME", "BLOCK", "", right=("BLOCK",))
     for entry in view.timeline:

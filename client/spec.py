@@ -3,7 +3,7 @@
     [job]
     file = "byte_gpt.py"           # defines `job = Job(...)` (tolsey.runtime.author); beside the TOML file
     steps = 240                    # any of these in place of what the file says:
-    # name, lr, batch_size, micro_batches, steps, steps_per_segment, segments_per_window, clip_norm, seed
+    # name, lr, batch_size, micro_batches, steps, steps_per_segment, segments_per_window, clip_norm, seed, profile
     data = "corpus.txt"            # a text file in place of the job's data
     data_content = "9f2c…"         # refuse any other data set than this manifest (content id, hex)
 
@@ -35,7 +35,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from tolsey.errors import ConfigError, ProofInvalid, SpecInvalid
-from tolsey.protocol.job import JobSpec
+from tolsey.protocol.job import EXACT_FP32, PROFILES, JobSpec
 from tolsey.protocol.offer import MAX_SAMPLES, MAX_VERIFIERS
 from tolsey.protocol.units import ClassId, SpecHash
 
@@ -46,9 +46,9 @@ MAX_FILE_BYTES = 65_536
 _TEXT, _COUNT = "a string", "a whole number"
 _KEYS: Mapping[str, Mapping[str, str]] = {
     "job": {
-        "file": _TEXT, "name": _TEXT, "lr": _TEXT, "clip_norm": _TEXT, "data": _TEXT, "data_content": _TEXT,
-        "batch_size": _COUNT, "micro_batches": _COUNT, "steps": _COUNT, "steps_per_segment": _COUNT,
-        "segments_per_window": _COUNT, "seed": _COUNT,
+        "file": _TEXT, "name": _TEXT, "lr": _TEXT, "clip_norm": _TEXT, "profile": _TEXT, "data": _TEXT,
+        "data_content": _TEXT, "batch_size": _COUNT, "micro_batches": _COUNT, "steps": _COUNT,
+        "steps_per_segment": _COUNT, "segments_per_window": _COUNT, "seed": _COUNT,
     },
     "market": {"max_cost": _TEXT, "verifiers": _COUNT, "samples": _COUNT, "verdict_fee": _TEXT, "on": "a list"},
     "clocks": {
@@ -148,6 +148,8 @@ class _Reader:
         job, market = value.get("job", {}), value.get("market", {})
         if "file" not in job:
             raise SpecInvalid(f"{self._source} lacks `file` in [job]", fix='[job]\nfile = "job.py"')
+        if job.get("profile", EXACT_FP32) not in PROFILES:
+            raise self._wrong("job", "profile", f"profile is one of {', '.join(PROFILES)}")
         for key in BOUNDS.keys() & market.keys():
             if (why := out_of_bounds(key, market[key])) is not None:
                 raise self._wrong("market", key, why)
@@ -231,7 +233,11 @@ def build(request: Request, folder: Path, *, data: Path | None = None) -> BuiltJ
 
 
 def spec_of(built: BuiltJob, class_id: ClassId) -> JobSpec:
-    """The job's exact description, for machines of one numerics class."""
+    """The job's exact description.
+
+    Args:
+        class_id: that of the profile, or for profile `pinned` of the machines that shall have it.
+    """
     job = built.job
     return JobSpec(
         name=job.name,

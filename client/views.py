@@ -24,7 +24,8 @@ class ListingView:
 
     Attributes:
         worker, peer_id: who sells.
-        class_name, class_id: its numerics class.
+        class_name, class_id: its numerics class, which decides who may check a job of profile pinned.
+        profiles: numerics profiles it runs.
         price_per_petaflop, min_price: token units per 10^15 operations, and per job at least.
         bond_bps: bond as a share of the price in ten-thousandths.
         memory_bytes, flops_per_s: what a job may use, and measured speed.
@@ -36,6 +37,7 @@ class ListingView:
     peer_id: str
     class_name: str
     class_id: str
+    profiles: tuple[str, ...]
     price_per_petaflop: int
     min_price: int
     bond_bps: int
@@ -81,17 +83,19 @@ class PlanView:
     """`tolsey plan` and `tolsey run --dry-run`.
 
     Attributes:
-        name, spec_hash, steps, segments, segments_per_window, windows: the job.
+        name, spec_hash, profile, steps, segments, segments_per_window, windows: the job.
         worker: of the chosen offer; price, verdict_escrow, escrow, bond, forfeit: its money.
         eta_s, paid_after_s: its seconds of training, and until the last payment, if everybody is prompt.
         clocks: commit_window_s, reveal_window_s, verdict_window_s, challenge_window_s.
-        verifiers, samples, pool_size: drawn per window, segments each, and registered in the class.
+        verifiers, samples, pool_size: drawn per window, segments each, and registered for the profile (pinned: in the
+            job's class).
         pool_places: what is drawn from: the places of those registered and the empty ones of those who left.
         candidates, odds: everybody considered; the table of detection odds.
     """
 
     name: str
     spec_hash: str
+    profile: str
     steps: int
     segments: int
     segments_per_window: int
@@ -158,7 +162,7 @@ class JobView:
 
     Attributes:
         job: the line of `ps`.
-        client, bond, escrow, forfeit, verdict_fee: terms.
+        client, profile, bond, escrow, forfeit, verdict_fee: terms.
         roots: committed window roots in order.
         timeline: every log of the job in order.
         paid_worker, paid_verifiers, refunded, compensated: money so far: out of the escrow to the worker and to
@@ -167,6 +171,7 @@ class JobView:
 
     job: JobLine
     client: str
+    profile: str
     bond: int
     escrow: int
     forfeit: int

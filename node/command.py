@@ -149,12 +149,16 @@ def _say_ready(ready: Any, json_output: bool) -> None:
             "peer_id": ready.peer_id,
             "addrs": list(ready.addrs),
             "class_id": ready.machine.class_id.hex(),
+            "profiles": list(ready.machine.profiles),
             "flops_per_s": ready.machine.flops_per_s,
         }
         print(json.dumps(line), flush=True)
     else:
-        speed = ready.machine.flops_per_s / 1e9
-        print(f"worker {ready.account} serves on {ready.addrs[0]} ({ready.machine.class_name}, {speed:.1f} Gflop/s)")
+        machine = ready.machine
+        print(
+            f"worker {ready.account} serves on {ready.addrs[0]} "
+            f"({machine.class_name}, {' and '.join(machine.profiles)}, {machine.flops_per_s / 1e9:.1f} Gflop/s)"
+        )
         sys.stdout.flush()
 
 
@@ -181,7 +185,8 @@ def status(network: str = NETWORK, home: Path | None = HOME, json_output: bool =
         )
     if found["running"]:
         typer.echo(
-            f"  sells {found['class']} at {dollars(found['price_per_petaflop'])} a petaflop, "
+            f"  sells {' and '.join(found['profiles'])} on {found['class']} "
+            f"at {dollars(found['price_per_petaflop'])} a petaflop, "
             f"{found['busy']} of {found['capacity']} places taken, {len(found['peers'])} peers"
         )
     for job in found["jobs"]:

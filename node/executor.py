@@ -80,15 +80,22 @@ class Executor:
     # this machine
 
     async def measure(self) -> Machine:
-        """Class and speed of this machine; the class anew at each start, the speed once for each class."""
+        """Class, profiles and speed of this machine; the speed once for each class and set of profiles."""
         ready = await class_of(self.config.device)
-        fact = f"speed-{ready.class_id.hex()[:32]}"
+        for profile, why in ready.lacking.items():
+            _log.warning("%s is not sold: %s", profile, why.diagnostics())
+        fact = "-".join(("speed", ready.class_id.hex()[:16], *ready.profiles))
         kept = await self.records.fact(fact)
         if kept is None:
             speed = await speed_of(self.config.device)
             kept = str(int(speed.flops_per_s * TRAINING_SHARE)).encode()
             await self.records.keep_fact(fact, kept)
-        return Machine(class_id=ready.class_id, class_name=class_name(ready.facts), flops_per_s=max(1, int(kept)))
+        return Machine(
+            class_id=ready.class_id,
+            class_name=class_name(ready.facts),
+            profiles=ready.profiles,
+            flops_per_s=max(1, int(kept)),
+        )
 
     # before an offer
 

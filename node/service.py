@@ -182,6 +182,7 @@ def _facts(ready: Ready) -> dict[str, Any]:
         "addrs": list(ready.addrs),
         "class": ready.machine.class_name,
         "class_id": ready.machine.class_id.hex(),
+        "profiles": list(ready.machine.profiles),
         "flops_per_s": ready.machine.flops_per_s,
     }
 

@@ -15,7 +15,6 @@ from tolsey.node.bidding import Standing
 from tolsey.node.clock import ChainClock
 from tolsey.node.config import WorkerConfig
 from tolsey.node.records import OfferRecord, Records
-from tolsey.protocol.job import PROFILES
 from tolsey.protocol.listing import Listing
 from tolsey.protocol.units import Account, ClassId, PeerId, TokenUnits
 
@@ -28,11 +27,13 @@ class Machine:
     """What was measured of this machine.
 
     Attributes:
-        class_id, class_name: its numerics class. flops_per_s: training speed on a reference program.
+        class_id, class_name: its numerics class in profile `pinned`. profiles: all that it can run.
+        flops_per_s: training speed on a reference program.
     """
 
     class_id: ClassId
     class_name: str
+    profiles: tuple[str, ...]
     flops_per_s: int
 
 
@@ -81,7 +82,7 @@ class Shop:
             market=self._chain.gateway.domain.market,
             class_id=machine.class_id,
             class_name=machine.class_name[:64],
-            profiles=PROFILES,
+            profiles=machine.profiles,
             price_per_petaflop=TokenUnits(config.price_per_petaflop),
             min_price=TokenUnits(config.min_price),
             bond_bps=config.bond_bps,

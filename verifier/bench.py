@@ -34,6 +34,7 @@ class ChildBench:
 
     def __init__(self, ready: Ready, folder: Path, *, device: str, memory_bytes: int, max_segment_s: int) -> None:
         self.class_id: ClassId = ready.class_id
+        self.profiles: tuple[str, ...] = ready.profiles
         self.fingerprint: bytes = canonical_json(dict(ready.facts))
         self._folder = folder
         self._device = device
@@ -42,10 +43,20 @@ class ChildBench:
         self._turn = trio.Lock()
 
     @classmethod
-    async def measured(cls, folder: Path, *, device: str, memory_bytes: int, max_segment_s: int) -> ChildBench:
-        """A bench of the class that the child measures."""
+    async def measured(
+        cls, folder: Path, *, profile: str, device: str, memory_bytes: int, max_segment_s: int
+    ) -> ChildBench:
+        """A bench of the class and the profiles that the child measures.
+
+        Raises:
+            ConfigError: `profile` is not among them; says why, and what to do about it.
+        """
         await trio.Path(folder).mkdir(parents=True, exist_ok=True)
         ready = await class_of(device)
+        for lacked, why in ready.lacking.items():
+            if lacked == profile:
+                raise why
+            _log.info("jobs of %s are not judged here: %s", lacked, why.message)
         return cls(ready, folder, device=device, memory_bytes=memory_bytes, max_segment_s=max_segment_s)
 
     async def replay(self, inputs: Inputs, segment: int, start: Path | None, input_root: StateRoot) -> Replayed:

@@ -34,6 +34,7 @@ from tolsey.contracts.role_command import (
     home_of,
     home_option,
 )
+from tolsey.protocol.job import EXACT_FP32, PROFILES
 from tolsey.storage.process import running_pid, serve_until_told
 from tolsey.storage.sizes import parse_size
 from tolsey.verifier.config import VerifierConfig
@@ -53,6 +54,9 @@ def start(
     listen: str = LISTEN,
     announce: list[str] = ANNOUNCE,
     bootstrap: list[str] = BOOTSTRAP,
+    profile: str = typer.Option(
+        EXACT_FP32, help=f"Numerics profile to be drawn for, {' or '.join(PROFILES)}; each has a bond of its own."
+    ),
     device: str = typer.Option("cpu", help="cpu, cuda or cuda:N."),
     memory: str = typer.Option("4GiB", help="Memory for one replay."),
     watch_all: bool = typer.Option(False, "--watch-all", help="Also replay samples it was not drawn for."),
@@ -73,6 +77,7 @@ def start(
         listen=listen,
         announce=tuple(announce),
         bootstrap=tuple(bootstrap),
+        profile=profile,
         device=device,
         memory_bytes=parse_size("--memory", memory),
         watch_all=watch_all,
@@ -116,11 +121,13 @@ def _say_ready(ready: Any, json_output: bool) -> None:
             "account": ready.account,
             "peer_id": ready.peer_id,
             "addrs": list(ready.addrs),
+            "profile": ready.profile,
             "class_id": ready.class_id.hex(),
         }
         print(json.dumps(line), flush=True)
     else:
-        print(f"verifier {ready.account} serves on {ready.addrs[0]} (class {ready.class_id.hex()[:12]})", flush=True)
+        pool = f"profile {ready.profile}, class {ready.class_id.hex()[:12]}"
+        print(f"verifier {ready.account} serves on {ready.addrs[0]} ({pool})", flush=True)
 
 
 add_stop(app, ROLE)

@@ -1,4 +1,4 @@
-"""Makes this verifier known to the market: money, a bond in its class's pool, and the tie between account and peer.
+"""Makes this verifier known to the market: money, a bond in its profile's pool, and the tie between account and peer.
 
 Each step looks at the chain first and does only what is missing, so that it can run at every start. On a local chain
 the faucet pays; anywhere else a missing amount is said with the account to send it to. Amounts are token units. Next

@@ -103,7 +103,7 @@ class Evidence:
         spec: canonical bytes; empty where the trace was withheld. opening: of the segment; before: of the one before.
         replayed_root: what this machine got twice; zero where nothing could be replayed.
         start_checkpoint: content the replay started from, None for the initial state. end_checkpoint: the worker's.
-        fingerprint: canonical JSON of this machine's class.
+        fingerprint: canonical JSON of this machine's class in profile `pinned`.
     """
 
     job_id: JobId

@@ -1,6 +1,6 @@
 """Replay as a numbered procedure: what must hold before a word may be said against a worker.
 
-    0  machine     it is of the offer's numerics class, and large enough      else abstain: nobody's fault
+    0  machine     it keeps the profile (`pinned`: is of the class) and fits  else abstain: nobody's fault
     1  spec        the trace's spec has the offer's hash and cut              else that source lies; ask another
     2  leaves      the trace's leaves give the window root on chain           else that source lies; ask another
     3  continuity  every segment starts where the one before it ended         else provable on chain, without a panel
@@ -12,7 +12,8 @@
     9  mismatch    only now
 
 Steps 1 and 2 happen where the trace comes in (trace.py); this file does the others. It never accuses on the strength of
-one run, of another class, or of bytes that could not be had. Next in the flow: duty.py seals what is found.
+one run, of a machine of another class (profile `pinned`), or of bytes that could not be had. Next in the flow: duty.py
+seals what is found.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import Protocol
 
 from tolsey.errors import ClassMismatch
 from tolsey.protocol.content import ContentId
-from tolsey.protocol.job import JobSpec
+from tolsey.protocol.job import PINNED, JobSpec, profile_of_class
 from tolsey.protocol.lifecycle import Verdict
 from tolsey.protocol.offer import Offer
 from tolsey.protocol.units import ClassId, StateRoot
@@ -66,7 +67,11 @@ class Bench(Protocol):
 
     @property
     def class_id(self) -> ClassId:
-        """Of this machine, measured in the child."""
+        """Of this machine in profile `pinned`, measured in the child."""
+
+    @property
+    def profiles(self) -> tuple[str, ...]:
+        """What this machine can run."""
 
     @property
     def fingerprint(self) -> bytes:
@@ -111,8 +116,11 @@ class Progress:
 
 
 def class_refusal(offer: Offer, bench: Bench) -> str | None:
-    """Step 0: the reason why this machine may not judge the job, or None."""
-    if bench.class_id == offer.class_id:
+    """Step 0: the reason why this machine may not judge the job, or None: one of an exact profile any machine may."""
+    profile = profile_of_class(offer.class_id)
+    if profile not in bench.profiles:
+        return f"this machine runs {', '.join(bench.profiles)}, the job is of {profile}"
+    if profile != PINNED or bench.class_id == offer.class_id:
         return None
     return f"this machine is of class {bench.class_id.hex()[:16]}, the job of {offer.class_id.hex()[:16]}"
 

@@ -1,8 +1,8 @@
 """A verifier's day: read this first.
 
     open     keys, database, blobs, chain                    refuse a wrong passphrase, chain or home
-    measure  the numerics class, in the child                what it may judge
-    enrol    money, bond and place in the class pool         only what is missing
+    measure  numerics class and profiles, in the child       what it may judge
+    enrol    money, bond and place in the profile's pool     only what is missing
     meet     host, gossip, look-up table                     serve before the first peer is dialled
     serve    follow the chain; duties, votes, challenges     everything in one nursery
     stop     cancel: children die, the outbox keeps what was sent
@@ -33,6 +33,7 @@ from tolsey.network.discovery import open_discovery
 from tolsey.network.gossip import open_gossip
 from tolsey.network.host import open_host
 from tolsey.network.identity import Identity
+from tolsey.protocol.job import class_of_profile
 from tolsey.protocol.units import Account, ClassId, PeerId
 from tolsey.runtime.child_client import kept_warm
 from tolsey.storage.blobs import BlobStore
@@ -57,11 +58,16 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ready:
-    """What a verifier says of itself once it serves."""
+    """What a verifier says of itself once it serves.
+
+    Attributes:
+        profile, class_id: whose pool it sits in.
+    """
 
     account: Account
     peer_id: PeerId
     addrs: tuple[str, ...]
+    profile: str
     class_id: ClassId
 
 
@@ -75,9 +81,14 @@ class Parts:
 
 
 async def measured_bench(config: VerifierConfig) -> Bench:
-    """Replays in child processes of this machine."""
+    """Replays in child processes of this machine.
+
+    Raises:
+        ConfigError: it cannot run the profile that it shall be drawn for.
+    """
     return await ChildBench.measured(
         config.home / "replays",
+        profile=config.profile,
         device=config.device,
         memory_bytes=config.memory_bytes,
         max_segment_s=config.max_segment_s,
@@ -95,7 +106,7 @@ async def run(
     """Runs one verifier until `stop` is set; started once it truly serves.
 
     Raises:
-        ConfigError: wrong passphrase, port taken, home in use, money missing.
+        ConfigError: wrong passphrase, port taken, home in use, money missing, no kernels for the profile.
         ChainUnavailable: the endpoint does not answer or is another chain.
     """
     stop, parts = trio.Event() if stop is None else stop, parts or Parts()
@@ -118,7 +129,8 @@ async def run(
         bench = await parts.bench(config)
 
         # enrol
-        await enrol(chain, keys, bench.class_id, config)
+        class_id = class_of_profile(config.profile) or bench.class_id
+        await enrol(chain, keys, class_id, config)
 
         # meet
         post = Post(chain, account, watch_all=config.watch_all)
@@ -163,7 +175,11 @@ async def run(
             host.stay_connected(config.bootstrap or network.bootstrap)
             await nursery.start(Poker(chain, clock, lambda: post.watcher).run)
             ready = Ready(
-                account=account, peer_id=PeerId(identity.peer_id), addrs=tuple(host.addrs), class_id=bench.class_id
+                account=account,
+                peer_id=PeerId(identity.peer_id),
+                addrs=tuple(host.addrs),
+                profile=config.profile,
+                class_id=class_id,
             )
             nursery.start_soon(tell, config, _facts(ready, bench), records, post, host)
             _log.info("serving as %s on %s", account, ", ".join(host.addrs))
@@ -180,6 +196,7 @@ def _facts(ready: Ready, bench: Bench) -> dict[str, Any]:
         "account": ready.account,
         "peer_id": ready.peer_id,
         "addrs": list(ready.addrs),
+        "profile": ready.profile,
         "class_id": ready.class_id.hex(),
         "fingerprint": bench.fingerprint.decode(),
     }

@@ -12,10 +12,11 @@ from rich.console import Console
 from tolsey.client import plan, present, render, views
 from tolsey.client.money import Money
 from tolsey.errors import ConfigError, NoOffer
+from tolsey.protocol.job import PINNED
 from tolsey.protocol.offer import LOCAL_CLOCKS
 from tolsey.protocol.units import Seconds, StateRoot, TokenUnits
 
-from .offers import CLIENT, REQUEST, SPEC, TERMS, candidate
+from .offers import CLASS, CLIENT, REQUEST, SPEC, TERMS, candidate
 
 
 def examined(found: plan.Candidate, terms: plan.Terms = TERMS) -> plan.Candidate:
@@ -106,7 +107,7 @@ def test_class_label_tells_classes_of_one_device_apart() -> None:
     assert render.class_label(name, "ab" * 32) == "GenuineIntel AVX512 ababab"
     assert render.class_label(name, "cd" * 32) != render.class_label(name, "ab" * 32)
     text = drawn(render.plan(present.plan(made(candidate(1, 500_000))), Money()))
-    assert render.class_label("cpu", SPEC.class_id.hex()) in text
+    assert render.class_label("cpu", CLASS.hex()) in text
 
 
 def test_odds_count_the_draws_that_fall_on_empty_places() -> None:
@@ -114,7 +115,7 @@ def test_odds_count_the_draws_that_fall_on_empty_places() -> None:
     assert plan.likely_drawn(3, 2, 4) == {0: 0, 1: 0.5, 2: 0.5, 3: 0}
     found = made(candidate(1, 1_000), pool_size=2, empty=2)
     assert found.odds[0].caught == pytest.approx(1 - 0.5 * 0.6 - 0.5 * 0.6**2)
-    assert "2 of 4 places in the class are empty" in drawn(render.plan(present.plan(found), Money()))
+    assert "2 of 4 places in the pool are empty" in drawn(render.plan(present.plan(found), Money()))
 
 
 def test_plan_screen_says_money_odds_and_reasons() -> None:
@@ -130,7 +131,25 @@ def test_plan_screen_says_money_odds_and_reasons() -> None:
 
 def test_plan_screen_warns_where_nobody_checks() -> None:
     text = drawn(render.plan(present.plan(made(candidate(1, 500_000), pool_size=0)), Money()))
+    assert "no verifier is registered for this profile" in text
+
+
+def test_plan_screen_and_json_name_the_profile_and_who_can_check_it() -> None:
+    view = present.plan(made(candidate(1, 500_000), pool_size=0))
+    pinned = dataclasses.replace(view, profile=PINNED)
+    assert "profile   exact-fp32/1: the same bits on every machine" in drawn(render.plan(view, Money()))
+    assert json.loads(views.dumps(view))["profile"] == "exact-fp32/1"
+    text = drawn(render.plan(pinned, Money()))
+    assert "profile   pinned: bits agree between machines of the worker's class" in text
     assert "no verifier is registered in this class" in text
+
+
+def test_offers_screen_names_each_workers_profiles() -> None:
+    both = candidate(1, 1).listing
+    text = drawn(render.offers([present.listing(both)], Money()))
+    assert "exact-fp32/1, pinned" in text
+    old = present.listing(dataclasses.replace(both, profiles=(PINNED,)))
+    assert "exact-fp32/1" not in drawn(render.offers([old], Money()))
 
 
 def test_plan_json_has_the_documented_keys() -> None:

@@ -15,6 +15,7 @@ GOOD = """\
 file = "gpt.py"
 steps = 240
 lr = "1e-3"
+profile = "pinned"
 
 [market]
 max_cost = "5.00"
@@ -29,7 +30,7 @@ verdict_window_s = 12
 def test_request_complete_file_is_read() -> None:
     found = spec.parse_request(GOOD, source=SOURCE)
     assert found.file == Path("jobs/gpt.py")
-    assert found.changes == {"steps": 240, "lr": "1e-3"}
+    assert found.changes == {"steps": 240, "lr": "1e-3", "profile": "pinned"}
     assert (found.max_cost, found.on, found.verifiers, found.samples) == ("5.00", ("0xabcd",), 3, None)
     assert found.clocks == {"verdict_window_s": 12}
 
@@ -38,14 +39,20 @@ def test_request_complete_file_is_read() -> None:
     ("text", "number", "words", "fix"),
     [
         (GOOD.replace("steps =", "stepz ="), 3, "[job] knows no 'stepz'", "steps"),
-        (GOOD.replace("[market]", "[markets]"), 6, "a job file knows no 'markets'", "market"),
+        (
+            GOOD.replace('"pinned"', '"exact-fp32/2"'),
+            5,
+            "profile is one of exact-fp32/1, pinned",
+            None,
+        ),
+        (GOOD.replace("[market]", "[markets]"), 7, "a job file knows no 'markets'", "market"),
         (GOOD.replace('"1e-3"', "0.001"), 4, "lr is a string", None),
         (GOOD.replace("240", '"many"'), 3, "steps is a whole number", None),
-        (GOOD.replace("verifiers = 3", "verifiers = 9"), 9, "verifiers is 9, allowed are 0 to 7", None),
-        (GOOD.replace('["0xabcd"]', '"0xabcd"'), 8, "on is a list of accounts", None),
+        (GOOD.replace("verifiers = 3", "verifiers = 9"), 10, "verifiers is 9, allowed are 0 to 7", None),
+        (GOOD.replace('["0xabcd"]', '"0xabcd"'), 9, "on is a list of accounts", None),
         (
             GOOD.replace("verdict_window_s = 12", "verdict_window = 12"),
-            12,
+            13,
             "knows no 'verdict_window'",
             "verdict_window_s",
         ),

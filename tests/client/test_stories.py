@@ -12,7 +12,7 @@ import pytest
 import trio
 from safetensors.numpy import save_file
 
-from tolsey.client import audit, buying, fetch, plots, records, timeline
+from tolsey.client import audit, buying, fetch, plots, present, records, timeline
 from tolsey.client.access import Access
 from tolsey.client.ledger import Ledger
 from tolsey.client.market import AsyncMarket
@@ -23,11 +23,12 @@ from tolsey.protocol import merkle
 from tolsey.protocol.checkpoint import TensorBytes, state_root
 from tolsey.protocol.content import ContentId
 from tolsey.protocol.lifecycle import State
+from tolsey.protocol.listing import Listing
 from tolsey.protocol.offer import Domain, Offer, seal_chain
-from tolsey.protocol.units import Account, JobId, PeerId, StateRoot, TokenUnits, WindowRoot
+from tolsey.protocol.units import Account, ClassId, JobId, PeerId, StateRoot, TokenUnits, WindowRoot
 from tolsey.protocol.wire import Progress, Trace, TraceEntry
 
-from .offers import SPEC, candidate
+from .offers import SPEC, TERMS, candidate
 
 DOMAIN = Domain(chain_id=31_337, market=Account("0x" + "aa" * 20))
 OFFER = candidate(1, 500_000).offer
@@ -89,6 +90,14 @@ def test_ledger_collects_a_job_with_its_dispute() -> None:
     assert log.roots == (b"w" * 32, b"x" * 32)
 
 
+def test_show_of_anybodys_job_tells_its_profile_by_the_class_on_chain() -> None:
+    log = Ledger(DOMAIN, story(), 10).jobs[JOB]
+    assert present.job(log, None, Money()).profile == "exact-fp32/1"
+    assert OFFER is not None
+    pinned = dataclasses.replace(log, offer=dataclasses.replace(OFFER, class_id=ClassId(b"k" * 32)))
+    assert present.job(pinned, None, Money()).profile == "pinned"
+
+
 def test_ledger_find_by_prefix_and_its_refusals() -> None:
     ledger = Ledger(DOMAIN, story(), 10)
     assert ledger.find(JOB.hex()[:6]) == JOB == ledger.find("0x" + JOB.hex())
@@ -129,6 +138,27 @@ def test_nobody_heard_tells_an_empty_market_from_a_missing_address(tmp_path: Pat
     assert "bootstrap = [" in (of(there).fix or "")
     (tmp_path / "keeper.log").touch()
     assert (of(there).fix or "").startswith("tolsey status")
+
+
+def test_pinned_job_goes_to_the_class_with_most_verifiers_then_most_workers() -> None:
+    def listings(*classes: bytes) -> list[Listing]:
+        return [dataclasses.replace(candidate(n, 1).listing, class_id=ClassId(c)) for n, c in enumerate(classes)]
+
+    def chosen(verifiers: dict[bytes, int], *classes: bytes) -> bytes:
+        ledger = SimpleNamespace(verifier_peers=lambda class_id: range(verifiers.get(class_id, 0)))
+        return buying.choose_class(listings(*classes), cast(Ledger, ledger))
+
+    few, many = b"f" * 32, b"m" * 32
+    assert chosen({few: 2, many: 1}, few, many, many) == few
+    assert chosen({few: 1, many: 1}, few, many, many) == many
+
+
+def test_job_for_workers_that_nobody_is_finds_no_offer_in_either_profile() -> None:
+    sellers = [candidate(1, 1).listing, candidate(2, 1).listing]
+    named = dataclasses.replace(TERMS, on=frozenset({sellers[1].account.lower()[:8]}))
+    assert buying.among(sellers, named) == [sellers[1]]
+    with pytest.raises(NoOffer, match="2 listings heard, none of a worker that --on names"):
+        buying.among(sellers, dataclasses.replace(TERMS, on=frozenset({"0xdeadbeef"})))
 
 
 def test_flows_add_up_what_each_side_got() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from tolsey.protocol import encoding, lifecycle, offer
+from tolsey.protocol import encoding, job, lifecycle, offer
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "protocol.md").read_text()
@@ -24,6 +24,11 @@ def test_every_domain_tag_stands_on_the_page() -> None:
     tags = {value.decode() for name, value in vars(encoding).items() if name.startswith("TAG_")}
     missing = {t for t in tags - OFF_PAGE if t not in PAGE}
     assert missing == set()
+
+
+def test_class_of_each_exact_profile_stands_on_the_page() -> None:
+    for profile, class_id in job.EXACT_CLASSES.items():
+        assert f"`{profile}`: 0x{class_id.hex()} |" in PAGE
 
 
 def test_every_transition_stands_in_the_table() -> None:

@@ -1,8 +1,9 @@
 """Eight dishonest workers, side by side on one market with two verifiers as they ship: what each lie costs.
 
 The chain, the contracts, libp2p, the training children and both verifiers are the real ones; only the buyers are
-scripted, and the clock of the chain is moved on where everybody waits for nothing else. The ninth way to cheat,
-`forge`, has its own day in tests/verifier/test_day_of_a_verifier.py. The day is lived once for all tests of this file.
+scripted, and the clock of the chain is moved on where everybody waits for nothing else. The ninth and the tenth way to
+cheat, `forge` and `reorder`, have their own days in tests/verifier/test_day_of_a_verifier.py. The day is lived once for
+all tests of this file.
 """
 
 from __future__ import annotations
@@ -175,7 +176,7 @@ def test_catching_pays_the_verifiers(day: Day) -> None:
 
 
 def test_every_mode_has_its_test() -> None:
-    assert {*LIES, "forge"} == set(MODES)
+    assert {*LIES, "forge", "reorder"} == set(MODES)
 
 
 def _assert_slashed(day: Day, mode: str, *, earned: int = 0) -> None:
@@ -203,7 +204,7 @@ async def _live(world: MarketWorld, folder: Path) -> Day:
         for ready in verifiers:  # several liars are challenged at once, each with a bond
             world.send("patron", world.as_("patron").action.mint(CHALLENGE_PURSE, ready.account))
         before = sum(_worth(world, ready.account) for ready in verifiers)
-        client = await stack.enter_async_context(open_client(world, folder, verifiers[0].class_id))
+        client = await stack.enter_async_context(open_client(world, folder))
         deals = [await _deal(world, client, mode, ready) for mode, ready in workers.items()]
         with trio.move_on_after(DAY_S):
             await _until_final(world, deals)

@@ -11,14 +11,16 @@ import numpy
 import trio
 from torch import nn
 
+from tolsey.contracts.gateway import JobView, Phase
 from tolsey.contracts.wallet import recover
 from tolsey.network.host import Host, open_host
 from tolsey.network.transfer import fetch, serve_content
 from tolsey.node.responder import rpc_of
 from tolsey.protocol.content import ContentId
-from tolsey.protocol.job import JobSpec
+from tolsey.protocol.job import EXACT_FP32, JobSpec, class_of_profile
 from tolsey.protocol.lifecycle import FINAL, State
 from tolsey.protocol.offer import Clocks, Offer, seal_chain
+from tolsey.protocol.sampling import dispute_id
 from tolsey.protocol.units import Account, ClassId, JobId, Seconds, StateRoot, TokenUnits
 from tolsey.protocol.wire import OFFER, PROGRESS, TRACE, OfferReply, OfferRequest, Progress, Trace, WindowRequest
 from tolsey.runtime import author
@@ -33,7 +35,9 @@ QUICK = Clocks(
 )
 
 
-def tiny_job(*, steps: int = 8, steps_per_segment: int = 2, segments_per_window: int = 2) -> author.Job:
+def tiny_job(
+    *, steps: int = 8, steps_per_segment: int = 2, segments_per_window: int = 2, profile: str = EXACT_FP32
+) -> author.Job:
     """A two-layer net on made-up points; a step takes well under a millisecond."""
     points = numpy.random.default_rng(1).standard_normal((64, 8), dtype=numpy.float32)
     return author.Job(
@@ -46,12 +50,15 @@ def tiny_job(*, steps: int = 8, steps_per_segment: int = 2, segments_per_window:
         steps_per_segment=steps_per_segment,
         segments_per_window=segments_per_window,
         seed=3,
+        profile=profile,
     )
 
 
-def spec_of(built: author.BuiltJob, class_id: ClassId) -> JobSpec:
-    """The spec that names what was built."""
+def spec_of(built: author.BuiltJob, pinned_to: ClassId | None = None) -> JobSpec:
+    """The spec that names what was built; a job of profile `pinned` needs the class that it is for."""
     job = built.job
+    class_id = class_of_profile(job.profile) or pinned_to
+    assert class_id is not None, "which machines is it pinned to?"
     return JobSpec(
         name=job.name,
         program=built.program_id,
@@ -128,6 +135,38 @@ class ScriptedClient:
                 await trio.to_thread.run_sync(self.world.pass_until, view.deadline)
             await trio.sleep(0.1)
 
+    async def judged_until_final(self, offer: Offer, job_id: JobId) -> State:
+        """Draws each committed window; jumps over waiting once the drawn verifiers, or a panel, have done theirs."""
+        while True:
+            view = await trio.to_thread.run_sync(self.world.gateway.job, job_id)
+            if view.state in FINAL:
+                return view.state
+            if view.state is State.COMMITTED:
+                action = self.world.as_("carol").action.draw(offer, self.secrets[view.window])
+                await trio.to_thread.run_sync(self.world.send, "carol", action)
+            if view.state is State.CHALLENGED:
+                await trio.to_thread.run_sync(self._jump_over_votes, job_id)
+            if view.state is State.DRAWN:
+                await trio.to_thread.run_sync(self._jump_over_verdicts, offer, job_id, view)
+            await trio.sleep(0.2)
+
+    def _jump_over_verdicts(self, offer: Offer, job_id: JobId, view: JobView) -> None:
+        gateway = self.world.gateway
+        verdicts = [gateway.verdict(job_id, view.window, account) for account in gateway.drawn_verifiers(offer)]
+        if all(verdict.kind for verdict in verdicts):
+            self.world.pass_until(view.deadline)
+        elif all(any(verdict.seal) or verdict.kind for verdict in verdicts):
+            self.world.pass_until(view.drawn_at + offer.verdict_window_s)
+
+    def _jump_over_votes(self, job_id: JobId) -> None:
+        """Lets the sealing, then the revealing of a panel's votes pass once all members are done with it."""
+        gateway = self.world.gateway
+        subject = dispute_id(job_id, gateway.dispute(job_id).segment)
+        case = gateway.case(subject)
+        votes = [gateway.vote(subject, case.round, account) for account in gateway.panel(subject)]
+        if case.phase is Phase.VOTING and all(any(seal) for seal, _ in votes) and not all(vote for _, vote in votes):
+            self.world.pass_until(case.phase_since + gateway.params().panel_window_s)
+
     async def progress(self, worker: str, job_id: JobId) -> Progress:
         raw = WindowRequest(job_id=job_id, index=0).encode()
         return Progress.decode(await rpc_of(PROGRESS).call(self.host, worker, raw))
@@ -142,9 +181,13 @@ class ScriptedClient:
 
 @asynccontextmanager
 async def open_client(
-    world: MarketWorld, folder: Path, class_id: ClassId, job: author.Job | None = None
+    world: MarketWorld, folder: Path, job: author.Job | None = None, *, pinned_to: ClassId | None = None
 ) -> AsyncIterator[ScriptedClient]:
-    """A client that serves what it built."""
+    """A client that serves what it built.
+
+    Args:
+        pinned_to: machines that a job of profile `pinned` is for.
+    """
     built = await trio.to_thread.run_sync(author.build, job or tiny_job(), folder / "built")
     blobs = BlobStore(folder / "client-blobs", 1 << 30)
     try:
@@ -153,6 +196,6 @@ async def open_client(
             blobs.put_file(path)
         async with open_host(world.identity("carol")) as host:
             serve_content(host, blobs)
-            yield ScriptedClient(world, host, blobs, built, spec_of(built, class_id))
+            yield ScriptedClient(world, host, blobs, built, spec_of(built, pinned_to))
     finally:
         blobs.close()

@@ -23,7 +23,7 @@ from tolsey.node.bidding import (
 )
 from tolsey.node.config import WorkerConfig
 from tolsey.node.records import Records
-from tolsey.protocol.job import JobSpec
+from tolsey.protocol.job import PINNED, JobSpec
 from tolsey.protocol.listing import PETAFLOP
 from tolsey.protocol.offer import why_not
 from tolsey.protocol.units import Account, ClassId, StateRoot, TokenUnits
@@ -61,17 +61,18 @@ def spec_of(**changes: Any) -> OfferRequest:
     return worlds.request(spec=worlds.spec(**changes))
 
 
-def test_refusal_fitting_request_is_none() -> None:
-    assert refusal(worlds.request(), standing(), CONFIG) is None
+@pytest.mark.parametrize("request_", [worlds.request(), spec_of(profile=PINNED, class_id=worlds.CLASS)])
+def test_refusal_fitting_request_is_none(request_: OfferRequest) -> None:
+    assert refusal(request_, standing(), CONFIG) is None
 
 
 @pytest.mark.parametrize(
     ("request_", "standing_", "words"),
     [
-        (spec_of(class_id=ClassId(b"\x09" * 32)), standing(), "is of class"),
+        (spec_of(profile=PINNED, class_id=ClassId(b"\x09" * 32)), standing(), "is of class"),
         (spec_of(memory_bytes=8 << 30), standing(), "of memory"),
         (worlds.request(), standing(listing=worlds.listing(busy=1)), "busy with 1 of 1"),
-        (worlds.request(), standing(listing=worlds.listing(profiles=("exact-fp32/1",))), "runs profiles"),
+        (worlds.request(), standing(listing=worlds.listing(profiles=(PINNED,))), "runs profiles"),
         (worlds.request(), standing(open_offers=1), "has promised 1 and runs 0 of 1"),
         (worlds.request(client=Account("0x12")), standing(), "is no account"),
         (worlds.request(client=Account("nonsense")), standing(), "is no account"),

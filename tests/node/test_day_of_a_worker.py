@@ -48,10 +48,7 @@ async def running(config: WorkerConfig, parts: service.Parts | None = None) -> A
 
 async def test_worker_trains_commits_and_is_paid(world: MarketWorld, tmp_path: Path) -> None:
     with trio.fail_after(120):
-        async with (
-            running(config_in(tmp_path)) as ready,
-            open_client(world, tmp_path, ready.machine.class_id) as client,
-        ):
+        async with running(config_in(tmp_path)) as ready, open_client(world, tmp_path) as client:
             assert await client.host.connect(ready.addrs[0]) == ready.peer_id
             reply = await client.ask(ready.addrs[0])
             offer, job_id = await client.accept(reply)

@@ -19,7 +19,8 @@ from tolsey.node.preflight import data_files
 from tolsey.node.records import JobRecord, OfferRecord, Records, SegmentRecord
 from tolsey.protocol.content import ContentId
 from tolsey.protocol.encoding import canonical_json
-from tolsey.protocol.units import ClassId, StateRoot
+from tolsey.protocol.job import PINNED, PROFILES
+from tolsey.protocol.units import StateRoot
 from tolsey.runtime import author
 from tolsey.runtime.child_client import TrainingProcessDied, class_of
 from tolsey.storage.blobs import BlobStore
@@ -38,16 +39,11 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> author.BuiltJob:
 
 
 @pytest.fixture(scope="module")
-def class_id() -> ClassId:
-    return trio.run(class_of).class_id
-
-
-@pytest.fixture(scope="module")
-def honest(tmp_path_factory: pytest.TempPathFactory, built: author.BuiltJob, class_id: ClassId) -> list[SegmentRecord]:
+def honest(tmp_path_factory: pytest.TempPathFactory, built: author.BuiltJob) -> list[SegmentRecord]:
     """Both segments of the job, made by a shipped worker in one go."""
 
     async def make() -> list[SegmentRecord]:
-        shed = Shed(tmp_path_factory.mktemp("honest"), built, class_id)
+        shed = Shed(tmp_path_factory.mktemp("honest"), built)
         try:
             return await shed.train(await shed.accepted(), range(0, 2))
         finally:
@@ -75,10 +71,13 @@ class Shed:
     """One executor with its stores and one accepted job."""
 
     def __init__(
-        self, folder: Path, built: author.BuiltJob, class_id: ClassId, executor: type[Executor] = Executor
+        self,
+        folder: Path,
+        built: author.BuiltJob,
+        executor: type[Executor] = Executor,
     ) -> None:
         self.built = built
-        self.spec = spec_of(built, class_id)
+        self.spec = spec_of(built)
         self.database = Database.open(folder / "worker.sqlite")
         self.blobs = BlobStore(folder / "blobs", 1 << 30)
         self.records = Records(self.database)
@@ -94,7 +93,7 @@ class Shed:
     async def accepted(self) -> JobRecord:
         """A job that is accepted and prepared."""
         spec = self.spec
-        offer = worlds.offer(spec, initial_root=StateRoot(self.built.initial_root), class_id=spec.class_id)
+        offer = worlds.offer(spec, initial_root=StateRoot(self.built.initial_root))
         record = OfferRecord(
             job_id=worlds.job_id(offer),
             request_hash=bytes(32),
@@ -120,16 +119,28 @@ class Shed:
 
 
 @pytest.fixture
-def shed(tmp_path: Path, built: author.BuiltJob, class_id: ClassId) -> Iterator[Shed]:
-    opened = Shed(tmp_path, built, class_id)
+def shed(tmp_path: Path, built: author.BuiltJob) -> Iterator[Shed]:
+    opened = Shed(tmp_path, built)
     yield opened
     opened.close()
 
 
-async def test_measure_class_and_speed_once(shed: Shed, class_id: ClassId) -> None:
+async def test_measure_class_profiles_and_speed_once(shed: Shed) -> None:
     first = await shed.executor.measure()
-    assert first.class_id == class_id and first.flops_per_s > 1e6
+    assert first.class_id == (await class_of()).class_id and first.flops_per_s > 1e6
+    assert first.profiles == PROFILES
     assert (await shed.executor.measure()).flops_per_s == first.flops_per_s
+
+
+async def test_measure_without_kernels_sells_the_other_profile_and_says_why(
+    shed: Shed, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("TOLSEY_ISA", "of-no-machine")
+    machine = await shed.executor.measure()
+    assert machine.profiles == (PINNED,) and machine.flops_per_s > 1e6
+    (said,) = [record.getMessage() for record in caplog.records if "is not sold" in record.getMessage()]
+    assert said.startswith("exact-fp32/1 is not sold: TOLSEY_ISA=of-no-machine names no build")
+    assert "try: unset TOLSEY_ISA" in said
 
 
 async def test_survey_measures_what_the_author_measured(shed: Shed) -> None:
@@ -203,11 +214,11 @@ async def test_forget_lets_all_but_checkpoints_go(shed: Shed) -> None:
     assert [cid for cid in shed.blobs.ids() if shed.blobs.owners(cid)] == [record.checkpoint]
 
 
-@pytest.mark.parametrize("mode", ["skip-steps", "forge", "stale-checkpoint", "wrong-data"])
+@pytest.mark.parametrize("mode", ["skip-steps", "forge", "stale-checkpoint", "wrong-data", "reorder"])
 async def test_dishonest_executor_makes_valid_checkpoints_with_other_roots(
-    tmp_path: Path, built: author.BuiltJob, class_id: ClassId, honest: list[SegmentRecord], mode: str
+    tmp_path: Path, built: author.BuiltJob, honest: list[SegmentRecord], mode: str
 ) -> None:
-    liar = Shed(tmp_path, built, class_id, MODES[mode].executor)  # type: ignore[arg-type]  # all of these are classes
+    liar = Shed(tmp_path, built, MODES[mode].executor)  # type: ignore[arg-type]  # all of these are classes
     try:
         job = await liar.accepted()
         forged = await liar.train(job, range(0, 2))

@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 from tolsey.protocol.content import ContentId
-from tolsey.protocol.job import JobSpec
+from tolsey.protocol.job import EXACT_CLASSES, EXACT_FP32, PROFILES, JobSpec
 from tolsey.protocol.listing import PETAFLOP, Listing
 from tolsey.protocol.offer import LOCAL_CLOCKS, Domain, Offer
 from tolsey.protocol.units import Account, ClassId, JobId, PeerId, SpecHash, StateRoot, TokenUnits
@@ -30,8 +30,8 @@ def spec(**changes: Any) -> JobSpec:
         "program": ContentId(b"\x01" * 32),
         "dataset": ContentId(b"\x02" * 32),
         "initial_tensors": None,
-        "profile": "pinned",
-        "class_id": CLASS,
+        "profile": EXACT_FP32,
+        "class_id": EXACT_CLASSES[EXACT_FP32],
         "seed": 7,
         "steps": 12,
         "steps_per_segment": 2,
@@ -54,7 +54,7 @@ def listing(**changes: Any) -> Listing:
         "market": DOMAIN.market,
         "class_id": CLASS,
         "class_name": "cpu",
-        "profiles": ("pinned",),
+        "profiles": PROFILES,
         "price_per_petaflop": TokenUnits(1_000_000),
         "min_price": TokenUnits(500_000),
         "bond_bps": 5_000,
@@ -94,7 +94,7 @@ def offer(job: JobSpec | None = None, **changes: Any) -> Offer:
     job = job or spec()
     values: dict[str, Any] = {
         "spec_hash": SpecHash(job.spec_hash),
-        "class_id": CLASS,
+        "class_id": job.class_id,
         "initial_root": ROOT,
         "client_seal": SEAL,
         "client": CLIENT,

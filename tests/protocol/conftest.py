@@ -87,7 +87,7 @@ def make_listing() -> Callable[..., Listing]:
             "market": MARKET,
             "class_id": b"\x03" * 32,
             "class_name": "x86-64 cpu",
-            "profiles": ("pinned",),
+            "profiles": ("exact-fp32/1", "pinned"),
             "price_per_petaflop": 5_000_000,
             "min_price": 1_000,
             "bond_bps": 15_000,

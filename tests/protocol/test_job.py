@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tolsey.errors import RemoteViolation, SpecInvalid
 from tolsey.protocol.encoding import canonical_json, keccak256, tag
-from tolsey.protocol.job import MAX_SPEC_BYTES, JobSpec
+from tolsey.protocol.job import EXACT_FP32, MAX_SPEC_BYTES, PINNED, JobSpec, class_of_profile, profile_of_class
 
 Make = Callable[..., JobSpec]
 quick = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -35,6 +35,25 @@ def test_spec_hash_changes_with_every_field(make_spec: Make) -> None:
     assert set(others) == fields - {"profile", "version"}, "a new field needs a line here"
     hashes = {spec.spec_hash} | {make_spec(**{name: value}).spec_hash for name, value in others.items()}
     assert len(hashes) == len(others) + 1
+
+
+def test_class_of_an_exact_profile_is_the_profile_and_no_machine(make_spec: Make) -> None:
+    everybody = keccak256(tag(b"tolsey/class/1"), b'{"profile":"exact-fp32/1"}')
+    assert (class_of_profile(EXACT_FP32), class_of_profile(PINNED)) == (everybody, None)
+    assert (profile_of_class(everybody), profile_of_class(b"\x03" * 32)) == (EXACT_FP32, PINNED)
+    assert make_spec(profile=EXACT_FP32, class_id=everybody).profile == EXACT_FP32
+    with pytest.raises(SpecInvalid, match=r"class_id 0303030303030303 is not one of profile exact-fp32/1"):
+        make_spec(profile=EXACT_FP32, class_id=b"\x03" * 32)
+    with pytest.raises(SpecInvalid, match="is not one of profile pinned"):
+        make_spec(profile=PINNED, class_id=everybody)
+
+
+def test_spec_of_an_unknown_profile_is_invalid_and_the_known_ones_are_named(make_spec: Make) -> None:
+    with pytest.raises(SpecInvalid, match=r"profile 'exact-fp32/2' is not one of exact-fp32/1, pinned"):
+        make_spec(profile="exact-fp32/2")
+    value = json.loads(make_spec().encode()) | {"profile": "exact-fp64/1"}
+    with pytest.raises(SpecInvalid, match="exact-fp64/1"):
+        JobSpec.decode(canonical_json(value))
 
 
 @quick

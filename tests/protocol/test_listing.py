@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tolsey.errors import RemoteViolation
 from tolsey.protocol.encoding import canonical_json
-from tolsey.protocol.job import JobSpec
+from tolsey.protocol.job import EXACT_CLASSES, EXACT_FP32, JobSpec
 from tolsey.protocol.listing import MAX_LISTING_BYTES, Listing
 from tolsey.protocol.offer import Domain
 
@@ -45,6 +45,13 @@ def test_eta_divides_work_by_speed(make_listing: Make, make_spec: MakeSpec) -> N
 
 def test_why_not_of_a_fitting_listing_is_none(make_listing: Make, make_spec: MakeSpec, domain: Domain) -> None:
     assert make_listing().why_not(make_spec(), domain=domain, now_ts=999) is None
+
+
+def test_why_not_of_an_exact_job_looks_at_no_class(make_listing: Make, make_spec: MakeSpec, domain: Domain) -> None:
+    exact = make_spec(profile=EXACT_FP32, class_id=EXACT_CLASSES[EXACT_FP32])
+    assert make_listing(class_id=b"\x44" * 32).why_not(exact, domain=domain, now_ts=900) is None
+    why = make_listing(profiles=("pinned",)).why_not(exact, domain=domain, now_ts=900)
+    assert why == "runs profiles pinned, the job asks for exact-fp32/1"
 
 
 @pytest.mark.parametrize(

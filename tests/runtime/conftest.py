@@ -117,7 +117,8 @@ class Runner:
         self.admitted = admission.admit_bytes(self.built.program_path.read_bytes())
         self.program = self.admitted.program
         self.data = Dataset(self.built.manifest, self.built.data_paths, self.program.batch, job.seed)
-        self.trainer = segment.Trainer(executor.Executable(self.admitted), self.data, seed=job.seed)
+        executable = executor.Executable(self.admitted, profile=job.profile)
+        self.trainer = segment.Trainer(executable, self.data, seed=job.seed)
 
     def first(self) -> TrainingState:
         return state.initial_state(self.program, self.job.seed, self.built.initial_path)
@@ -129,7 +130,7 @@ class Runner:
         return current
 
     def root(self, steps: int) -> str:
-        return state.root_of(self.after(steps), "pinned").hex()
+        return state.root_of(self.after(steps), self.job.profile).hex()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -23,7 +23,7 @@ def test_build_writes_what_it_hashes(gpt: Any) -> None:
     assert dataset.content_id_of_file(built.program_path) == built.program_id
     assert dataset.content_id_of_file(built.dataset_path) == built.dataset_id
     assert [dataset.content_id_of_file(path) for path in built.data_paths] == [f.content for f in built.manifest.files]
-    assert built.initial_path is None and built.initial_root == state.root_of(gpt.first(), "pinned")
+    assert built.initial_path is None and built.initial_root == state.root_of(gpt.first(), gpt.job.profile)
     assert built.memory_bytes > gpt.admitted.state_bytes
 
 
@@ -184,6 +184,13 @@ def test_check_finds_a_changed_switch() -> None:
         torch.set_float32_matmul_precision(before[1])
 
 
+def test_job_profile_is_the_exact_one_unless_said_otherwise(make_gpt_job: Callable[..., Job]) -> None:
+    assert make_gpt_job().profile == "exact-fp32/1"
+    assert make_gpt_job(profile="pinned").profile == "pinned"
+    with pytest.raises(SpecInvalid, match="profile 'fast' is not one of exact-fp32/1, pinned"):
+        make_gpt_job(profile="fast")
+
+
 def test_pin_unknown_profile_refused() -> None:
-    with pytest.raises(SpecInvalid, match="exact-fp32/1"):
-        determinism.pin("exact-fp32/1")
+    with pytest.raises(SpecInvalid, match="exact-fp32/2"):
+        determinism.pin("exact-fp32/2")

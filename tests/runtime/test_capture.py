@@ -225,9 +225,22 @@ class OwnRandom(nn.Linear):
         return super().forward(x + torch.randn_like(x))
 
 
-def linear_job(model: Callable[[], nn.Module]) -> Job:
-    data = author.arrays(x=torch.zeros(8, 4), y=torch.zeros(8, 1))
-    return Job(name="bad", model=model, data=data, loss="mse", batch_size=2, steps=1, steps_per_segment=1, lr="1")
+class Wide(nn.Linear):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward((x.double() * 0.1).float())
+
+
+class Counting(nn.Linear):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        whole = x.long()
+        return super().forward((whole @ whole.T @ whole).float())  # integers have no product of the profile
+
+
+def linear_job(model: Callable[[], nn.Module], **changes: Any) -> Job:
+    data = changes.pop("data", None) or author.arrays(x=torch.zeros(8, 4), y=torch.zeros(8, 1))
+    return Job(
+        name="bad", model=model, data=data, loss="mse", batch_size=2, steps=1, steps_per_segment=1, lr="1", **changes
+    )
 
 
 @pytest.mark.parametrize(
@@ -245,6 +258,39 @@ def test_capture_unsupported_names_operation_and_line(
         run(linear_job(model))
     assert op in caught.value.message and source in caught.value.message
     assert "test_capture.py:" in caught.value.message and caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("model", "why", "source"),
+    [
+        (lambda: Wide(4, 1), "gives float64; exact-fp32/1 computes in float32", "x.double() * 0.1"),
+        (lambda: Counting(4, 1), "gives int64, for which exact-fp32/1 has no kernel", "whole @ whole.T @ whole"),
+    ],
+)
+def test_capture_what_the_exact_profile_has_no_rule_for_names_operation_and_line(
+    run: Run, model: Callable[[], nn.Module], why: str, source: str
+) -> None:
+    with pytest.raises(UnsupportedOp) as caught:
+        run(linear_job(model))
+    assert why in caught.value.message and "operation aten." in caught.value.message
+    assert "test_capture.py:" in caught.value.message and source in caught.value.message
+    assert caught.value.fix is not None and 'profile = "pinned"' in caught.value.fix
+    assert run(linear_job(model, profile="pinned")).program.grad.nodes
+
+
+@pytest.mark.parametrize(
+    ("model", "x", "why", "fix"),
+    [
+        (lambda: nn.Linear(4, 1).bfloat16(), torch.zeros(8, 4), "parameter weight is bfloat16", ".float()"),
+        (lambda: nn.Linear(4, 1), torch.zeros(8, 4).double(), "batch tensor x is float64", '"float32"'),
+    ],
+)
+def test_capture_tensor_of_another_float_type_is_the_authors_to_change(
+    run: Run, model: Callable[[], nn.Module], x: torch.Tensor, why: str, fix: str
+) -> None:
+    with pytest.raises(SpecInvalid, match=f"{why}; exact-fp32/1 computes in float32") as caught:
+        run(linear_job(model, data=author.arrays(x=x, y=torch.zeros(8, 1))))
+    assert caught.value.fix is not None and fix in caught.value.fix
 
 
 def test_capture_large_constant_refused_with_fix(run: Run) -> None:

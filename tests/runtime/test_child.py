@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import trio
 
 from tolsey import errors
@@ -25,9 +26,9 @@ from tolsey.errors import (
     TolseyError,
 )
 from tolsey.protocol.checkpoint import StateRoot
-from tolsey.protocol.job import JobSpec
+from tolsey.protocol.job import EXACT_CLASSES, EXACT_FP32, PINNED, PROFILES, JobSpec
 from tolsey.protocol.units import ClassId
-from tolsey.runtime import child, child_client, determinism, environment, state
+from tolsey.runtime import author, child, child_client, determinism, environment, state
 from tolsey.runtime.child_client import (
     ClassRequest,
     Event,
@@ -64,6 +65,10 @@ class World:
         path.write_bytes(replace(self.spec, **changes).encode())
         return replace(self.files, spec=path)
 
+    def pinned_to(self, class_id: ClassId) -> JobFiles:
+        """The same job in the other profile."""
+        return self.with_spec(profile=PINNED, class_id=class_id)
+
 
 @pytest.fixture(scope="module")
 def class_id() -> ClassId:
@@ -74,15 +79,15 @@ def class_id() -> ClassId:
 
 
 @pytest.fixture
-def world(tmp_path: Path, cnn: Any, class_id: ClassId) -> World:
+def world(tmp_path: Path, cnn: Any) -> World:
     built, job = cnn.built, cnn.job
     spec = JobSpec(
         name=job.name,
         program=built.program_id,
         dataset=built.dataset_id,
         initial_tensors=None,
-        profile="pinned",
-        class_id=class_id,
+        profile=job.profile,
+        class_id=EXACT_CLASSES[job.profile],
         seed=job.seed,
         steps=job.steps,
         steps_per_segment=job.steps_per_segment,
@@ -105,7 +110,7 @@ async def follow(request: child_client.Request) -> list[Event]:
 
 async def test_child_run_gives_steps_roots_and_segments_that_another_process_repeats(world: World) -> None:
     events = await follow(world.request(step_roots=True))
-    assert isinstance(events[0], Ready) and events[0].class_id == world.spec.class_id
+    assert isinstance(events[0], Ready) and events[0].class_id != world.spec.class_id
     segments = [event for event in events if isinstance(event, SegmentDone)]
     roots = [event.root for event in events if isinstance(event, StepRoot)]
     assert [event.step for event in events if isinstance(event, StepDone)] == list(range(6))
@@ -113,7 +118,7 @@ async def test_child_run_gives_steps_roots_and_segments_that_another_process_rep
     assert segments[0].segment.output_root == segments[1].segment.input_root == roots[2]
     assert segments[1].segment.output_root == roots[5]
     saved = state.read(segments[1].path, world.runner.program)
-    assert state.root_of(saved, "pinned") == roots[5] and segments[1].size_bytes == segments[1].path.stat().st_size
+    assert state.root_of(saved, EXACT_FP32) == roots[5] and segments[1].size_bytes == segments[1].path.stat().st_size
     again = world.folder / "again"
     again.mkdir()
     replayed = await follow(
@@ -128,7 +133,7 @@ async def test_child_init_writes_the_root_that_the_author_saw(world: World) -> N
         child_client.InitRequest(files=world.files, out_dir=world.folder, memory_bytes=MEMORY)
     )
     assert isinstance(done, InitDone) and done.root == world.runner.built.initial_root
-    assert state.root_of(state.read(done.path, world.runner.program), "pinned") == done.root
+    assert state.root_of(state.read(done.path, world.runner.program), EXACT_FP32) == done.root
 
 
 @pytest.mark.parametrize(
@@ -151,7 +156,7 @@ def test_child_refusal_is_its_own_error(
     data = world.folder / "data"
     data.write_bytes(b"other")
     request = {
-        "class": lambda: world.request(files=world.with_spec(class_id=ClassId(bytes(32)))),
+        "class": lambda: world.request(files=world.pinned_to(ClassId(bytes(32)))),
         "program": lambda: world.request(files=replace(world.files, program=world.files.dataset)),
         "steps": lambda: world.request(files=world.with_spec(steps=7)),
         "memory": lambda: world.request(memory_bytes=10),
@@ -163,6 +168,51 @@ def test_child_refusal_is_its_own_error(
     with pytest.raises(kind) as caught:
         child._serve(json.loads(child_client.encode_request(request)), lambda *_, **__: None)
     assert message in caught.value.message
+
+
+async def test_child_run_of_a_pinned_job_of_this_class_gives_the_bits_of_stock_pytorch(
+    world: World, class_id: ClassId
+) -> None:
+    events = await follow(world.request(files=world.pinned_to(class_id), last_segment=0))
+    assert isinstance(events[0], Ready) and events[0].class_id == class_id
+    exact = state.root_of(world.runner.after(3), EXACT_FP32)
+    saved = state.read(events[-1].path, world.runner.program)  # type: ignore[union-attr]  # a SegmentDone
+    assert state.root_of(saved, EXACT_FP32) != exact, "other kernels compute it, as its name says"
+    assert saved.tensors.keys() == world.runner.after(3).tensors.keys()
+
+
+@pytest.mark.parametrize("kind", ["init", "run"])
+def test_child_exact_job_without_kernels_is_refused_with_the_fix_before_any_step(
+    world: World, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr(determinism, "missing_environment", list)
+    monkeypatch.setenv("TOLSEY_ISA", "of-no-machine")
+    request = json.loads(child_client.encode_request(world.request())) | {"kind": kind}
+    told: list[str] = []
+    with pytest.raises(ConfigError, match="of-no-machine names no build") as caught:
+        child._serve(request, lambda event, **_: told.append(event))
+    assert caught.value.fix == "unset TOLSEY_ISA" and told == []
+
+
+async def test_child_class_tells_which_profiles_are_lacking_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (await child_client.class_of()).profiles == PROFILES
+    monkeypatch.setenv("TOLSEY_ISA", "of-no-machine")
+    ready = await child_client.class_of()
+    assert ready.profiles == (PINNED,)
+    assert ready.lacking[EXACT_FP32].fix == "unset TOLSEY_ISA"
+
+
+def test_child_exact_job_of_a_program_in_another_float_type_is_refused_before_an_offer(
+    world: World, run: Any, make_cnn_job: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(determinism, "missing_environment", list)
+    images = (torch.arange(40 * 64) % 17).double().reshape(40, 1, 8, 8)
+    job = make_cnn_job(data=author.arrays(x=images, y=torch.arange(40) % 3), profile=PINNED)
+    built = run(job).built
+    files = replace(world.with_spec(program=built.program_id), program=built.program_path)
+    request = json.loads(child_client.encode_request(world.request(files=files))) | {"kind": "init"}
+    with pytest.raises(RemoteViolation, match="batch tensor 'x' is float64; exact-fp32/1 computes in float32"):
+        child._serve(request, lambda *_, **__: None)
 
 
 async def test_child_refusal_crosses_the_pipe_in_its_class(world: World) -> None:

@@ -10,10 +10,12 @@ import torch
 
 from tolsey.errors import ConfigError, RemoteViolation
 from tolsey.numerics import PROFILE, build, library
+from tolsey.protocol.job import EXACT_FP32, PINNED
 from tolsey.runtime import exact
 from tolsey.runtime.executor import Executable
 from tolsey.runtime.ops import OPS, float_hex
-from tolsey.runtime.segment import Trainer
+from tolsey.runtime.segment import StepResult, Trainer
+from tolsey.runtime.state import root_of
 
 from .conftest import Runner, cnn_job, gpt_job
 
@@ -35,15 +37,14 @@ def two_threads() -> Iterator[None]:
 def root(runner: Runner, monkeypatch: pytest.MonkeyPatch, isa: str) -> tuple[str, float]:
     """State root after STEPS steps on one build, and the last loss."""
     monkeypatch.setenv(library.ISA_VARIABLE, isa)
-    trainer = Trainer(Executable(runner.admitted, profile=PROFILE), runner.data, seed=runner.job.seed)
-    stepped = list(trainer.steps(runner.first(), STEPS))
-    return exact_root(stepped[-1].state), stepped[-1].loss
+    last = trained(runner, PROFILE)
+    return root_of(last.state, PROFILE).hex(), last.loss
 
 
-def exact_root(state: object) -> str:
-    from tolsey.runtime.state import root_of  # noqa: PLC0415  # beside its one use
-
-    return root_of(state, PROFILE).hex()  # type: ignore[arg-type]  # a TrainingState
+def trained(runner: Runner, profile: str) -> StepResult:
+    """The last of STEPS steps in a profile."""
+    trainer = Trainer(Executable(runner.admitted, profile=profile), runner.data, seed=runner.job.seed)
+    return list(trainer.steps(runner.first(), STEPS))[-1]
 
 
 @pytest.mark.parametrize("make", [gpt_job, cnn_job], ids=["gpt", "cnn"])
@@ -55,8 +56,7 @@ def test_training_every_build_and_thread_count_gives_one_root(
     request.getfixturevalue("two_threads")
     found |= {f"{isa}, 2 threads": root(runner, monkeypatch, isa) for isa in build.runnable()}
     assert len({state_root for state_root, _ in found.values()}) == 1, found
-    stock = list(runner.trainer.steps(runner.first(), STEPS))[-1].loss
-    assert next(iter(found.values()))[1] == pytest.approx(stock, rel=1e-4)
+    assert next(iter(found.values()))[1] == pytest.approx(trained(runner, PINNED).loss, rel=1e-4)
 
 
 def test_every_operation_has_a_kernel_or_needs_none() -> None:
@@ -77,8 +77,32 @@ def test_executable_other_float_type_refused(tmp_path: object) -> None:
     doubled = dataclasses.replace(node, outs=(dataclasses.replace(node.outs[0], dtype="float64"),))
     program = dataclasses.replace(runner.program, grad=dataclasses.replace(grad, nodes=(doubled, *grad.nodes[1:])))
     admitted = dataclasses.replace(runner.admitted, program=program)
-    with pytest.raises(RemoteViolation, match="float64; exact-fp32/1 computes in float32"):
+    with pytest.raises(
+        RemoteViolation, match="phase grad, node 0: full gives float64; exact-fp32/1 computes in float32"
+    ):
         Executable(admitted, profile=PROFILE)
+
+
+@pytest.mark.parametrize("place", ["state", "batch"])
+def test_executable_input_of_another_float_type_refused(tmp_path: object, place: str) -> None:
+    runner = Runner(cnn_job(), tmp_path)  # type: ignore[arg-type]
+    name, item = next(iter(runner.program.state.items()))
+    wide = dataclasses.replace(item.spec, dtype="bfloat16")
+    change = {name: dataclasses.replace(item, spec=wide)} if place == "state" else {"x": wide}
+    program = dataclasses.replace(runner.program, **{place: getattr(runner.program, place) | change})
+    with pytest.raises(RemoteViolation, match=f"{place}.* is bfloat16; exact-fp32/1 computes in float32"):
+        Executable(dataclasses.replace(runner.admitted, program=program), profile=PROFILE)
+
+
+def test_refusal_product_of_integers_has_no_kernel() -> None:
+    assert exact.refusal(OPS["mm"], [torch.int64]) == "gives int64, for which exact-fp32/1 has no kernel"
+    assert exact.refusal(OPS["sum"], [torch.int64]) is exact.refusal(OPS["cast"], [torch.bool]) is None
+    assert exact.refusal(OPS["add"], [torch.int64]) is exact.refusal(OPS["mm"], [torch.float32]) is None
+    assert exact.refusal(OPS["batch_norm"], [torch.float32, torch.float16]) is not None
+
+
+def test_the_market_names_the_profile_as_the_law_does() -> None:
+    assert EXACT_FP32 == PROFILE
 
 
 @pytest.mark.parametrize("name", sorted(exact.INTEGERS_TOO - {"scatter_add"}))

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from tolsey.errors import RemoteViolation
+from tolsey.numerics import PROFILE
 from tolsey.protocol.checkpoint import Segment
 from tolsey.runtime import author, state
 from tolsey.runtime.author import Job
@@ -23,20 +24,20 @@ MakeJob = Callable[..., Job]
 def test_run_segment_resumed_from_file_equals_straight_through(tmp_path: Path, cnn: Any) -> None:
     state.write(cnn.after(3), tmp_path / "half")
     resumed = cnn.after(6, start=state.read(tmp_path / "half", cnn.program))
-    assert state.root_of(resumed, "pinned").hex() == cnn.root(6)
+    assert state.root_of(resumed, PROFILE).hex() == cnn.root(6)
 
 
 def test_run_segment_with_dropout_resumed_equals_straight_through(run: Run, make_gpt_job: MakeJob) -> None:
     runner = run(make_gpt_job(dropout=0.2, micro_batches=2))
     resumed = runner.after(4, start=runner.after(2))
-    assert state.root_of(resumed, "pinned").hex() == runner.root(4)
+    assert state.root_of(resumed, PROFILE).hex() == runner.root(4)
 
 
 def test_run_segment_chain_of_roots_links(gpt: Any) -> None:
     current, last, steps = gpt.first(), gpt.built.initial_root, []
     for index in range(3):
         _, stop = segment_bounds(index, steps=6, steps_per_segment=2)
-        for item in run_segment(gpt.trainer, current, index=index, last_step=stop, profile="pinned"):
+        for item in run_segment(gpt.trainer, current, index=index, last_step=stop, profile=PROFILE):
             if isinstance(item, StepResult):
                 steps.append(item.step)
             else:
@@ -74,16 +75,16 @@ def test_root_one_byte_of_data_changed_differs(
 
 def test_root_one_bit_of_one_parameter_changed_differs(gpt: Any) -> None:
     first = gpt.first()
-    before = state.root_of(first, "pinned")
+    before = state.root_of(first, PROFILE)
     first.tensors["param.norm.weight"].view(torch.int32)[0] ^= 1
-    assert state.root_of(first, "pinned") != before
+    assert state.root_of(first, PROFILE) != before
 
 
 def test_step_leaves_the_state_it_was_given_alone(cnn: Any) -> None:
     first = cnn.first()
-    before = state.root_of(first, "pinned")
+    before = state.root_of(first, PROFILE)
     after = cnn.trainer.step(first).state
-    assert state.root_of(first, "pinned") == before != state.root_of(after, "pinned")
+    assert state.root_of(first, PROFILE) == before != state.root_of(after, PROFILE)
     assert (after.step, after.cursor) == (1, 8)
 
 

@@ -10,15 +10,14 @@ from typing import Any
 
 import pytest
 import trio
-from tests.node.scripted_client import ScriptedClient, open_client
+from tests.node.scripted_client import open_client, tiny_job
 
-from tolsey.contracts.gateway import Phase
 from tolsey.node import service as worker_service
 from tolsey.node.config import WorkerConfig
-from tolsey.protocol.lifecycle import FINAL, State, Verdict
-from tolsey.protocol.offer import Clocks, Offer
-from tolsey.protocol.sampling import dispute_id
-from tolsey.protocol.units import JobId, Seconds
+from tolsey.protocol.job import EXACT_CLASSES, EXACT_FP32, PINNED
+from tolsey.protocol.lifecycle import State, Verdict
+from tolsey.protocol.offer import Clocks
+from tolsey.protocol.units import Seconds
 from tolsey.testing.chain import FAST_TERMS, MarketWorld
 from tolsey.testing.dishonest import MODES
 from tolsey.verifier import service
@@ -55,9 +54,9 @@ async def running(run: Callable[..., Any], config: Any, parts: Any = None) -> As
         stop.set()
 
 
-def verifier_config(folder: Path, name: str, worker: worker_service.Ready) -> VerifierConfig:
+def verifier_config(folder: Path, name: str, worker: worker_service.Ready, profile: str = EXACT_FP32) -> VerifierConfig:
     return VerifierConfig(
-        network=str(folder / "network.toml"), home=folder / name, bootstrap=worker.addrs, watch_all=False
+        network=str(folder / "network.toml"), home=folder / name, bootstrap=worker.addrs, profile=profile
     )
 
 
@@ -65,71 +64,52 @@ def worker_config(folder: Path) -> WorkerConfig:
     return WorkerConfig(network=str(folder / "network.toml"), home=folder / "worker", disk_spare_bytes=0)
 
 
-def jump_over_votes(world: MarketWorld, job_id: JobId) -> None:
-    """Lets the sealing, then the revealing of a panel's votes pass once all members are done with it."""
-    subject = dispute_id(job_id, world.gateway.dispute(job_id).segment)
-    case = world.gateway.case(subject)
-    votes = [world.gateway.vote(subject, case.round, account) for account in world.gateway.panel(subject)]
-    if case.phase is Phase.VOTING and all(any(seal) for seal, _ in votes) and not all(vote for _, vote in votes):
-        world.pass_until(case.phase_since + 60)
-
-
-async def run_job(
-    world: MarketWorld, client: ScriptedClient, worker: worker_service.Ready, offer: Offer, job_id: JobId
-) -> State:
-    """The client's part; jumps over waiting once the drawn verifiers have sealed and revealed."""
-    while True:
-        view = await trio.to_thread.run_sync(world.gateway.job, job_id)
-        if view.state in FINAL:
-            return view.state
-        if view.state is State.COMMITTED:
-            action = world.as_("carol").action.draw(offer, client.secrets[view.window])
-            await trio.to_thread.run_sync(world.send, "carol", action)
-        if view.state is State.CHALLENGED:
-            await trio.to_thread.run_sync(jump_over_votes, world, job_id)
-        if view.state is State.DRAWN:
-            drawn = world.gateway.drawn_verifiers(offer)
-            verdicts = [world.gateway.verdict(job_id, view.window, account) for account in drawn]
-            if all(verdict.kind for verdict in verdicts):
-                world.pass_until(view.deadline)
-            elif all(any(verdict.seal) or verdict.kind for verdict in verdicts):
-                world.pass_until(view.drawn_at + offer.verdict_window_s)
-        await trio.sleep(0.2)
-
-
 async def test_verifier_replays_real_segments_and_is_paid(world: MarketWorld, tmp_path: Path) -> None:
     with trio.fail_after(240):
         async with (
             running(worker_service.run, worker_config(tmp_path)) as worker,
             running(service.run, verifier_config(tmp_path, "vera", worker)) as vera,
-            open_client(world, tmp_path, worker.machine.class_id) as client,
+            open_client(world, tmp_path) as client,
         ):
-            assert vera.class_id == worker.machine.class_id
+            assert (vera.profile, vera.class_id) == (EXACT_FP32, EXACT_CLASSES[EXACT_FP32])
             free, locked = world.gateway.account(vera.account)
             reply = await client.ask(worker.addrs[0], client.request(CLOCKS))
             offer, job_id = await client.accept(reply)
-            assert await run_job(world, client, worker, offer, job_id) is State.COMPLETED
+            assert await client.judged_until_final(offer, job_id) is State.COMPLETED
             for window in range(offer.window_count):
                 assert world.gateway.verdict(job_id, window, vera.account).kind == Verdict.MATCH
             earned = offer.window_count * offer.verdict_fee
             assert world.gateway.account(vera.account) == (free + earned, locked)
 
 
-async def test_forged_segment_is_found_judged_and_slashed(world: MarketWorld, tmp_path: Path) -> None:
+async def test_pinned_job_is_judged_by_a_verifier_of_its_class(world: MarketWorld, tmp_path: Path) -> None:
+    with trio.fail_after(240):
+        async with running(worker_service.run, worker_config(tmp_path)) as worker:
+            job = tiny_job(steps=4, profile=PINNED)
+            async with (
+                running(service.run, verifier_config(tmp_path, "vera", worker, PINNED)) as vera,
+                open_client(world, tmp_path, job, pinned_to=worker.machine.class_id) as client,
+            ):
+                assert (vera.profile, vera.class_id) == (PINNED, worker.machine.class_id)
+                offer, job_id = await client.accept(await client.ask(worker.addrs[0], client.request(CLOCKS)))
+                assert await client.judged_until_final(offer, job_id) is State.COMPLETED
+                assert world.gateway.verdict(job_id, 0, vera.account).kind == Verdict.MATCH
+
+
+@pytest.mark.parametrize("mode", ["forge", "reorder"])
+async def test_forged_segment_is_found_judged_and_slashed(world: MarketWorld, tmp_path: Path, mode: str) -> None:
     with trio.fail_after(300):
         async with AsyncExitStack() as stack:
-            worker = await stack.enter_async_context(
-                running(worker_service.run, worker_config(tmp_path), MODES["forge"])
-            )
+            worker = await stack.enter_async_context(running(worker_service.run, worker_config(tmp_path), MODES[mode]))
             accounts = [
                 (await stack.enter_async_context(running(service.run, verifier_config(tmp_path, name, worker)))).account
                 for name in ("vera", "viktor")
             ]
             before = {account: sum(world.gateway.account(account)) for account in accounts}
-            client = await stack.enter_async_context(open_client(world, tmp_path, worker.machine.class_id))
+            client = await stack.enter_async_context(open_client(world, tmp_path))
             reply = await client.ask(worker.addrs[0], client.request(CLOCKS))
             offer, job_id = await client.accept(reply)
-            assert await run_job(world, client, worker, offer, job_id) is State.SLASHED
+            assert await client.judged_until_final(offer, job_id) is State.SLASHED
             finder = world.gateway.dispute(job_id).challenger
             assert finder in accounts
             assert sum(world.gateway.account(finder)) > before[finder]

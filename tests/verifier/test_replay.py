@@ -10,8 +10,9 @@ import pytest
 
 from tolsey.errors import CheckpointUnavailable
 from tolsey.protocol.content import ContentId
-from tolsey.protocol.job import JobSpec
+from tolsey.protocol.job import PINNED, JobSpec
 from tolsey.protocol.lifecycle import Verdict, Vote
+from tolsey.testing.chain import PINNED_CLASS_ID
 from tolsey.verifier.compare import compare, vote_of
 from tolsey.verifier.replay import Inputs, Progress, Replay
 from tolsey.verifier.trace import checked_trace
@@ -25,6 +26,7 @@ from .worlds import (
     checkpoint_bytes,
     checkpoint_id,
     paper_root,
+    paper_spec,
     paper_window,
 )
 
@@ -95,11 +97,34 @@ async def test_first_segment_starts_from_the_initial_state_without_a_file(tmp_pa
     assert files.asked == []
 
 
-async def test_step_0_another_class_abstains_before_anything_is_fetched(tmp_path: Path) -> None:
+def pinned_window() -> PaperWindow:
+    return paper_window(spec=paper_spec(segments=8, class_id=PINNED_CLASS_ID))
+
+
+async def test_step_0_pinned_job_of_another_class_abstains_before_anything_is_fetched(tmp_path: Path) -> None:
     machine, files = bench(class_id=b"\x99" * 32), Files(tmp_path)
-    finding = await replay(paper_window(), machine, files).judge([1])
+    finding = await replay(pinned_window(), machine, files).judge([1])
     assert finding.kind is Verdict.ABSTAIN
     assert "class" in finding.reason
+    assert (machine.runs, files.asked) == ([], [])
+
+
+async def test_step_0_pinned_job_of_this_class_is_judged(tmp_path: Path) -> None:
+    machine = bench(class_id=PINNED_CLASS_ID)
+    assert (await replay(pinned_window(), machine, Files(tmp_path)).judge([1])).kind is Verdict.MATCH
+
+
+@pytest.mark.parametrize("class_id", [b"\x99" * 32, b"\x98" * 32])
+async def test_step_0_exact_job_is_judged_by_machines_of_any_class(tmp_path: Path, class_id: bytes) -> None:
+    machine = bench(class_id=class_id)
+    assert (await replay(paper_window(), machine, Files(tmp_path)).judge([1])).kind is Verdict.MATCH
+
+
+async def test_step_0_exact_job_on_a_machine_without_its_kernels_abstains(tmp_path: Path) -> None:
+    machine, files = bench(profiles=(PINNED,)), Files(tmp_path)
+    finding = await replay(paper_window(), machine, files).judge([1])
+    assert finding.kind is Verdict.ABSTAIN
+    assert finding.reason == "this machine runs pinned, the job is of exact-fp32/1"
     assert (machine.runs, files.asked) == ([], [])
 
 

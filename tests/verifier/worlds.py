@@ -23,7 +23,7 @@ from tolsey.protocol import merkle
 from tolsey.protocol.checkpoint import segment_leaf
 from tolsey.protocol.content import ContentId, content_id_of_bytes
 from tolsey.protocol.encoding import canonical_json, keccak256, word
-from tolsey.protocol.job import JobSpec
+from tolsey.protocol.job import PROFILES, JobSpec, profile_of_class
 from tolsey.protocol.offer import Clocks, Domain, Offer
 from tolsey.protocol.units import Account, ClassId, JobId, Seconds, StateRoot, WindowRoot
 from tolsey.protocol.wire import Trace, TraceEntry
@@ -48,6 +48,8 @@ CLOCKS = Clocks(
 )
 """Wide, because the tests move time themselves; nothing here waits for a real clock."""
 TERMS = replace(FAST_TERMS, panel_window_s=Seconds(30))
+OWN_CLASS_ID = ClassId(b"\x77" * 32)
+"""Of the machine that a paper bench stands for."""
 PROGRAM, DATA = b"a program", b"some data"
 DATASET = canonical_json({"files": [{"content": content_id_of_bytes(DATA).hex(), "size_bytes": len(DATA)}]})
 
@@ -65,7 +67,7 @@ def paper_spec(*, segments: int = 4, per_window: int = 4, class_id: ClassId = CL
     """A spec of one step a segment."""
     return JobSpec(
         name="paper", program=content_id_of_bytes(PROGRAM), dataset=content_id_of_bytes(DATASET), initial_tensors=None,
-        profile="pinned", class_id=class_id, seed=seed, steps=segments, steps_per_segment=1,
+        profile=profile_of_class(class_id), class_id=class_id, seed=seed, steps=segments, steps_per_segment=1,
         segments_per_window=per_window, batch_size=1, micro_batches=1, memory_bytes=1, work_flops=1,
     )  # fmt: skip
 
@@ -131,11 +133,13 @@ class PaperBench:
     """Replays by looking up: `truth[root before] = root after`.
 
     Attributes:
+        class_id: of a machine like no other. profiles: what it can run.
         restless: a machine that gives another root each time. delay: awaited before each replay.
     """
 
     truth: dict[bytes, bytes] = field(default_factory=dict)
-    class_id: ClassId = CLASS_ID
+    class_id: ClassId = OWN_CLASS_ID
+    profiles: tuple[str, ...] = PROFILES
     fingerprint: bytes = b'{"paper":true}'
     memory_bytes: int = 1 << 30
     restless: bool = False
@@ -283,9 +287,8 @@ class PaperMarket:
     ) -> AsyncIterator[Running]:
         """A running verifier; registered at first use, stopped (as by a kill) when the block is left."""
         gateway = self.world.as_(name)
-        class_id = (bench or PaperBench()).class_id
-        if self.world.gateway.verifier(class_id, gateway.wallet.account) is None:
-            self.world.register_verifier(name, class_id)
+        if self.world.gateway.verifier(CLASS_ID, gateway.wallet.account) is None:
+            self.world.register_verifier(name)
         async with run_verifier(
             self, name, gateway, parts or Parts(), bench, watch_all, Turns(side_by_side)
         ) as running:

@@ -20,13 +20,21 @@ from typing import Any
 
 from tolsey.errors import SpecInvalid
 from tolsey.protocol.content import ContentId
-from tolsey.protocol.encoding import TAG_SPEC, canonical_json, keccak256, parse_canonical_json, tag
+from tolsey.protocol.encoding import TAG_CLASS, TAG_SPEC, canonical_json, keccak256, parse_canonical_json, tag
 from tolsey.protocol.units import ClassId, SpecHash
 
 SPEC_VERSION = 1
 MAX_SPEC_BYTES = 16_384
-PROFILES = ("pinned",)
-"""Numerics profiles this version can run; exact profiles add names here, they never change one."""
+EXACT_FP32 = "exact-fp32/1"
+PINNED = "pinned"
+PROFILES = (EXACT_FP32, PINNED)
+"""Numerics profiles this version can run; new ones add names here, none is ever changed."""
+EXACT_CLASSES = {
+    profile: ClassId(keccak256(tag(TAG_CLASS), canonical_json({"profile": profile})))
+    for profile in PROFILES
+    if profile != PINNED
+}
+"""Class id of each exact profile: hashed is its name, where profile `pinned` hashes what a machine is made of."""
 MAX_STEPS = 1 << 32
 MAX_SEGMENTS_PER_WINDOW = 65_536
 MAX_WINDOWS = 65_535
@@ -45,7 +53,8 @@ class JobSpec:
         initial_tensors: content id of literal initial tensors, or None where the program's initialisers and the
             seed give all of them.
         profile: numerics profile, one of PROFILES.
-        class_id: machines that may run or judge it (profile `pinned`).
+        class_id: machines that may run or judge it: those of one fingerprint (profile `pinned`), or all that keep an
+            exact profile's law, whose class is the profile itself (`class_of_profile`).
         seed: 64-bit job seed of data order, dropout and initialisation.
         steps: optimiser updates in all.
         steps_per_segment, segments_per_window: how the run is cut; the last of each may be shorter.
@@ -79,6 +88,8 @@ class JobSpec:
             raise SpecInvalid(f"profile {self.profile!r} is not one of {', '.join(PROFILES)}")
         for field in ("program", "dataset", "class_id"):
             _is_hash(field, getattr(self, field))
+        if profile_of_class(self.class_id) != self.profile:
+            raise SpecInvalid(f"class_id {self.class_id.hex()[:16]} is not one of profile {self.profile}")
         if self.initial_tensors is not None:
             _is_hash("initial_tensors", self.initial_tensors)
         _within("seed", self.seed, 0, (1 << 64) - 1)
@@ -160,6 +171,16 @@ class JobSpec:
             if field.type == "str" and type(fields[field.name]) is not str:
                 raise SpecInvalid(f"{field.name} is a string, not {fields[field.name]!r}")
         return cls(**fields)
+
+
+def class_of_profile(profile: str) -> ClassId | None:
+    """The class of all machines, where the profile gives the same bits on every one; None where the machine decides."""
+    return EXACT_CLASSES.get(profile)
+
+
+def profile_of_class(class_id: ClassId) -> str:
+    """The profile of a job of this class: the exact one whose class it is, else `pinned`."""
+    return next((profile for profile, found in EXACT_CLASSES.items() if found == class_id), PINNED)
 
 
 def _within(name: str, value: int, least: int, most: int) -> None:

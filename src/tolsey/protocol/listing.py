@@ -15,7 +15,7 @@ from typing import Any
 
 from tolsey.errors import RemoteViolation
 from tolsey.protocol.encoding import TAG_LISTING, address_word, canonical_json, keccak256, parse_canonical_json
-from tolsey.protocol.job import JobSpec
+from tolsey.protocol.job import PINNED, JobSpec
 from tolsey.protocol.offer import Domain
 from tolsey.protocol.units import Account, ClassId, PeerId, TokenUnits
 
@@ -36,7 +36,7 @@ class Listing:
     Attributes:
         account, peer_id, addrs: who sells and where it listens (multiaddrs, at most 8).
         chain_id, market: the deployment it sells on.
-        class_id: its numerics class; class_name: the same for people, at most 64 characters.
+        class_id: its numerics class in profile `pinned`; class_name: the same for people, at most 64 characters.
         profiles: numerics profiles it runs.
         price_per_petaflop: token units per 10^15 floating-point operations; min_price: token units per job.
         bond_bps: bond it locks as a share of the price (10,000 = the price itself); min_bond: at least, token units.
@@ -90,7 +90,7 @@ class Listing:
             return f"listing expired {now_ts - self.expires_at} s ago"
         if spec.profile not in self.profiles:
             return f"runs profiles {', '.join(self.profiles)}, the job asks for {spec.profile}"
-        if spec.profile == "pinned" and self.class_id != spec.class_id:
+        if spec.profile == PINNED and self.class_id != spec.class_id:
             return f"is of class {self.class_id.hex()[:12]}, the job is pinned to {spec.class_id.hex()[:12]}"
         if self.memory_bytes < spec.memory_bytes:
             return f"offers {self.memory_bytes} bytes of memory, the job needs {spec.memory_bytes}"

@@ -30,6 +30,7 @@ from torch import nn
 from tolsey.errors import ConfigError, SpecInvalid, TolseyError
 from tolsey.protocol.checkpoint import StateRoot
 from tolsey.protocol.content import ContentId, content_id_of_bytes
+from tolsey.protocol.job import EXACT_FP32, PROFILES
 from tolsey.runtime import cost, dataset, state
 from tolsey.runtime.admission import Admitted, admit
 from tolsey.runtime.capture import Loss, capture
@@ -108,7 +109,8 @@ class Job:
         schedule: `cosine(...)` or `constant(...)`.
         clip_norm: decimal string: gradients are scaled to at most that joint norm; None for never.
         seed: 64 bits: initial values, data order and dropout.
-        profile: numerics profile.
+        profile: numerics profile: "exact-fp32/1", whose bits are the same on every machine, or "pinned", stock PyTorch,
+            which only machines of one class can check.
     """
 
     name: str
@@ -125,7 +127,7 @@ class Job:
     schedule: Learning = field(default_factory=constant)
     clip_norm: str | None = None
     seed: int = 0
-    profile: str = "pinned"
+    profile: str = EXACT_FP32
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "micro_batches", "steps", "steps_per_segment", "segments_per_window"):
@@ -134,6 +136,8 @@ class Job:
                 raise SpecInvalid(f"{name} is {value!r}, it must be a whole number of at least 1")
         if type(self.seed) is not int or not 0 <= self.seed < 1 << 64:
             raise SpecInvalid(f"seed is {self.seed!r}, allowed are 0 to 2^64 - 1")
+        if self.profile not in PROFILES:
+            raise SpecInvalid(f"profile {self.profile!r} is not one of {', '.join(PROFILES)}")
         if self.steps_per_segment > self.steps:
             raise SpecInvalid(f"steps_per_segment is {self.steps_per_segment}, the job has {self.steps} steps")
 
@@ -239,6 +243,7 @@ def build(job: Job, folder: Path) -> BuiltJob:
         micro_batches=job.micro_batches,
         clip_norm=job.clip_norm,
         seed=job.seed,
+        profile=job.profile,
     )
     admitted: Admitted = admit(captured.program, memory_bytes=1 << 50)
     (folder / "data").mkdir(parents=True, exist_ok=True)

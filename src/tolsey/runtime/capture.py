@@ -33,13 +33,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree
 
 from tolsey.errors import SpecInvalid, TolseyError, UnsupportedOp
-from tolsey.runtime import initial, optimisers
+from tolsey.protocol.job import EXACT_FP32, PINNED
+from tolsey.runtime import exact, initial, optimisers
 from tolsey.runtime.admission import spec_of
 from tolsey.runtime.graph import Phase, Program, StateTensor, TensorSpec
 from tolsey.runtime.ops import DTYPES
 from tolsey.runtime.optimisers import Optimiser, Tensors
 from tolsey.runtime.schedule import Schedule
-from tolsey.runtime.translate import KNOWN, Translator
+from tolsey.runtime.translate import KNOWN, OTHERWISE, Translator
 
 Loss = str | Callable[[Callable[..., Any], Mapping[str, torch.Tensor]], torch.Tensor]
 """A name, or a function of (model, batch by name) to one number."""
@@ -74,6 +75,7 @@ def capture(
     micro_batches: int = 1,
     clip_norm: str | None = None,
     seed: int = 0,
+    profile: str = EXACT_FP32,
 ) -> Captured:
     """The training step of the module that `factory` makes.
 
@@ -85,10 +87,13 @@ def capture(
         micro_batches: gradients are summed over that many micro-batches, each loss divided by it.
         clip_norm: decimal string, or None for no clipping.
         seed: seeds torch while the module is built; reaches only values that are no recipe.
+        profile: numerics profile that has to have a rule for every node.
 
     Raises:
-        UnsupportedOp: an operation outside the list, or control flow over values; names the author's line.
-        SpecInvalid: no parameters, a loss that is no number, an unknown loss name.
+        UnsupportedOp: an operation outside the list or the profile, or control flow over values; names the author's
+            line.
+        SpecInvalid: no parameters, a loss that is no number, an unknown loss name, a tensor of an element type that
+            the profile has not.
     """
     torch.manual_seed(seed)
     with initial.record() as recipe_of:
@@ -97,8 +102,10 @@ def capture(
     state = _state(module, recipe_of, optimiser)
     if not any(item.role == "param" for item in state.values()):
         raise SpecInvalid("the model has no trainable parameters")
-    grad = _grad_phase(module, _loss_function(loss), batch, micro_batches)
-    update = _update_phase(state, optimiser, clip_norm)
+    if profile != PINNED:
+        _check_types(state, batch)
+    grad = _grad_phase(module, _loss_function(loss), batch, micro_batches, profile)
+    update = _update_phase(state, optimiser, clip_norm, profile)
     program = Program(
         state=state,
         batch=dict(batch),
@@ -139,8 +146,24 @@ def _state(
     return state
 
 
+def _check_types(state: Mapping[str, StateTensor], batch: Mapping[str, TensorSpec]) -> None:
+    """Raises SpecInvalid where a tensor that the author gives has an element type that the exact profile has not."""
+    for name, item in state.items():
+        if (why := exact.refused_type(DTYPES[item.spec.dtype])) is not None:
+            role, _, own = name.partition(".")
+            what = "parameter" if role == "param" else "buffer"
+            raise SpecInvalid(f"{what} {own} is {why}", fix=f"end the model's factory with .float(), or {OTHERWISE}")
+    for name, spec in batch.items():
+        if (why := exact.refused_type(DTYPES[spec.dtype])) is not None:
+            raise SpecInvalid(f"batch tensor {name} is {why}", fix=f'give the data as "float32", or {OTHERWISE}')
+
+
 def _grad_phase(
-    module: nn.Module, loss: Callable[..., torch.Tensor], batch: Mapping[str, TensorSpec], micro_batches: int
+    module: nn.Module,
+    loss: Callable[..., torch.Tensor],
+    batch: Mapping[str, TensorSpec],
+    micro_batches: int,
+    profile: str,
 ) -> Phase:
     fixed = {name: value for name, value in module.named_parameters() if not value.requires_grad}
     params = {name: value.detach() for name, value in module.named_parameters() if value.requires_grad}
@@ -169,13 +192,13 @@ def _grad_phase(
     inputs = [("state", f"param.{name}") for name in params] + [("state", f"buffer.{name}") for name in buffers]
     inputs += [("batch", name) for name in sample] + [("position", "")] + [("sum", name) for name in sums]
     outputs = [("loss", "")] + [("grad", name) for name in params] + [("state", f"buffer.{name}") for name in buffers]
-    phase = _trace(step, example, inputs, outputs)
+    phase = _trace(step, example, inputs, outputs, profile=profile)
     unchanged = {("state", name, place) for place, (role, name) in enumerate(phase.inputs) if role == "state"}
     outputs_kept = tuple(output for output in phase.outputs if output not in unchanged)
     return Phase(inputs=phase.inputs, nodes=phase.nodes, outputs=outputs_kept)
 
 
-def _update_phase(state: Mapping[str, StateTensor], optimiser: Optimiser, clip_norm: str | None) -> Phase:
+def _update_phase(state: Mapping[str, StateTensor], optimiser: Optimiser, clip_norm: str | None, profile: str) -> Phase:
     names = [name.removeprefix("param.") for name, item in state.items() if item.role == "param"]
     specs = {name: state[f"param.{name}"].spec for name in names}
 
@@ -198,7 +221,8 @@ def _update_phase(state: Mapping[str, StateTensor], optimiser: Optimiser, clip_n
     inputs = [("state", f"param.{name}") for name in names] + [("grad", name) for name in names]
     moments = [("state", f"{moment}.{name}") for moment in optimiser.moments for name in names]
     outputs = [("metric", "grad_norm")] + [("state", f"param.{name}") for name in names] + moments
-    return _trace(step, example, inputs + moments + [("scalar", name) for name in scalars], outputs, pure=True)
+    inputs += [*moments, *(("scalar", name) for name in scalars)]
+    return _trace(step, example, inputs, outputs, profile=profile, pure=True)
 
 
 def _trace(
@@ -207,6 +231,7 @@ def _trace(
     inputs: list[tuple[str, str]],
     outputs: list[tuple[str, str]],
     *,
+    profile: str,
     pure: bool = False,
 ) -> Phase:
     """The phase that a function of nested tensors computes; its flat results are `outputs`.
@@ -231,7 +256,7 @@ def _trace(
             raise
         except Exception as error:
             raise _as_unsupported(error) from error
-    return Translator(inputs, _Locator(first)).run(second, outputs)
+    return Translator(inputs, _Locator(first), profile).run(second, outputs)
 
 
 def _replay(module: fx.GraphModule) -> Callable[..., Any]:

@@ -7,7 +7,7 @@ processes from short-lived threads.)
 
 Requests, by `kind`:
 
-    "class"  which machines share this one's bits
+    "class"  which machines share this one's bits, and which profiles it lacks
     "speed"  how many floating-point operations a second a product of matrices runs at here
     "init"   write the initial checkpoint and tell its root
     "run"    run segments first_segment … last_segment (both included) from a checkpoint, or from the initial state
@@ -15,8 +15,9 @@ Requests, by `kind`:
 Events: ready, speed, init, step, step_root, segment, done; error (kind = class name in tolsey.errors, message, fix),
 after which it exits with 1. child_client.py, the other end, lists the fields.
 
-It refuses a program, data set or checkpoint that is not the one the spec or request names, and a machine of another
-numerics class. Next in the flow: segment.py does the work.
+It refuses a program, data set or checkpoint that is not the one the spec or request names, a machine of another
+numerics class (profile `pinned`) or without the profile's kernels, and a program that the profile's law does not cover.
+Next in the flow: segment.py does the work.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final
 
+import torch
+
 from tolsey.errors import (
     ClassMismatch,
     ConfigError,
@@ -42,8 +45,8 @@ from tolsey.errors import (
 )
 from tolsey.protocol.checkpoint import Segment, StateRoot
 from tolsey.protocol.content import content_id_of_bytes
-from tolsey.protocol.job import JobSpec
-from tolsey.runtime import cost, dataset, determinism, optimisers, speed, state
+from tolsey.protocol.job import EXACT_FP32, PINNED, JobSpec
+from tolsey.runtime import cost, dataset, determinism, exact, optimisers, speed, state
 from tolsey.runtime.admission import DEFAULT_MEMORY_BYTES, Admitted, admit_bytes
 from tolsey.runtime.executor import Executable
 from tolsey.runtime.graph import MAX_PROGRAM_BYTES
@@ -103,21 +106,25 @@ def _serve(request: dict[str, Any], tell: Tell) -> None:
         raise LocalViolation(f"the process was started without its pinned environment: {', '.join(wrong)}")
     device = str(request.get("device", "cpu"))
     if request["kind"] == "class":
-        determinism.pin("pinned")
-        _ready(tell, device)
+        determinism.pin(PINNED)
+        _ready(tell, device, lacking=_lacking(device))
         return
     if request["kind"] == "speed":
-        determinism.pin("pinned")
+        determinism.pin(PINNED)
         tell("speed", flops_per_s=speed.flops_per_s(device))
         return
     spec = JobSpec.decode(_read(request["spec"], "job spec", MAX_REQUEST_BYTES))
     determinism.pin(spec.profile)
     job = _load(request, spec)
+    if spec.profile != PINNED:
+        exact.require(torch.device(device))
+        exact.check(job.admitted.program)
     if request["kind"] == "init":
         _ready(tell, device, job.admitted)
         _init(request, job, tell)
     elif request["kind"] == "run":
-        _check_class(spec, device)
+        if spec.profile == PINNED:
+            _check_class(spec, device)
         _ready(tell, device, job.admitted)
         _run(request, job, device, tell)
     else:
@@ -256,9 +263,26 @@ def _start(request: dict[str, Any], job: _Job) -> TrainingState:
     return found
 
 
-def _ready(tell: Tell, device: str, admitted: Admitted | None = None) -> None:
+def _ready(
+    tell: Tell, device: str, admitted: Admitted | None = None, lacking: dict[str, ConfigError] | None = None
+) -> None:
     class_id, facts = determinism.class_fingerprint(device)
-    tell("ready", class_id=class_id.hex(), facts=facts, peak_bytes=0 if admitted is None else admitted.peak_bytes)
+    tell(
+        "ready",
+        class_id=class_id.hex(),
+        facts=facts,
+        peak_bytes=0 if admitted is None else admitted.peak_bytes,
+        lacking={profile: [why.message, why.fix] for profile, why in (lacking or {}).items()},
+    )
+
+
+def _lacking(device: str) -> dict[str, ConfigError]:
+    """The profiles that this machine cannot run, and why; kernels that can be compiled are compiled now."""
+    try:
+        exact.require(torch.device(device))
+    except ConfigError as error:
+        return {EXACT_FP32: error}
+    return {}
 
 
 def _check_class(spec: JobSpec, device: str) -> None:

@@ -23,7 +23,7 @@ import sys
 import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Final, TypeVar
 
@@ -32,6 +32,7 @@ import trio
 from tolsey import errors
 from tolsey.errors import ConfigError, LocalViolation, TolseyError
 from tolsey.protocol.checkpoint import Segment, StateRoot
+from tolsey.protocol.job import PROFILES
 from tolsey.protocol.units import ClassId
 from tolsey.runtime.environment import child_environment
 
@@ -65,7 +66,7 @@ class JobFiles:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassRequest:
-    """Which class of machines this one belongs to."""
+    """Which class of machines this one belongs to, and which profiles it can run."""
 
     device: str = "cpu"
 
@@ -117,11 +118,23 @@ Request = ClassRequest | SpeedRequest | InitRequest | RunRequest
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ready:
-    """The process has torch loaded and the program checked."""
+    """The process has torch loaded and the program checked.
+
+    Attributes:
+        class_id, facts: this machine's class in profile `pinned`, and what it is made of.
+        peak_bytes: memory that the program needs; 0 where there is none.
+        lacking: profiles that this machine cannot run, each with the reason; told of a ClassRequest only.
+    """
 
     class_id: ClassId
     facts: Mapping[str, Any]
     peak_bytes: int
+    lacking: Mapping[str, ConfigError] = field(default_factory=dict)
+
+    @property
+    def profiles(self) -> tuple[str, ...]:
+        """Numerics profiles that this machine can run."""
+        return tuple(profile for profile in PROFILES if profile not in self.lacking)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -280,7 +293,7 @@ _warm: _Warm | None = None
 
 
 async def class_of(device: str = "cpu") -> Ready:
-    """This machine's numerics class, found by a short-lived process."""
+    """This machine's numerics class and profiles, found by a short-lived process, which compiles missing kernels."""
     return await _one(ClassRequest(device=device), Ready)
 
 
@@ -422,7 +435,10 @@ def _segment_done(fields: Mapping[str, Any]) -> SegmentDone:
 
 _PARSERS: Final[dict[str, Callable[[Any], Event]]] = {
     "ready": lambda f: Ready(
-        class_id=ClassId(bytes.fromhex(f["class_id"])), facts=f["facts"], peak_bytes=f["peak_bytes"]
+        class_id=ClassId(bytes.fromhex(f["class_id"])),
+        facts=f["facts"],
+        peak_bytes=f["peak_bytes"],
+        lacking={profile: ConfigError(message, fix=fix) for profile, (message, fix) in f["lacking"].items()},
     ),
     "speed": lambda f: Speed(flops_per_s=f["flops_per_s"]),
     "init": lambda f: InitDone(

@@ -1,5 +1,9 @@
 """Pins a process to one numerics configuration, and names the class of machines that share its bits.
 
+Both profiles are computed in a process that is pinned the same way; for `exact-fp32/1` it is enough that PyTorch keeps
+subnormals, since all that depends on the machine is left to our kernels, whose class is the profile itself
+(protocol/job.py). What follows is about the other one.
+
 Profile "pinned": stock PyTorch in deterministic mode. Measured on one CPU: thread count, SIMD level and library path
 each change bits from the first step on; a second process with the same settings never does. So all of them are fixed
 here, and what cannot be fixed (which CPU or GPU, which library versions) goes into the *class fingerprint*:
@@ -23,9 +27,8 @@ import torch
 
 from tolsey.errors import LocalViolation, SpecInvalid
 from tolsey.protocol.encoding import TAG_CLASS, canonical_json, keccak256, tag
+from tolsey.protocol.job import PROFILES
 from tolsey.runtime.environment import THREADS, wrong_variables
-
-PROFILES: Final = ("pinned",)
 
 
 def pin(profile: str) -> None:

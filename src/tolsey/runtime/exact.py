@@ -8,8 +8,9 @@ Every operation of the closed list is in exactly one of two tables:
 Floating-point tensors of the profile are binary32; integers and truth values are exact everywhere and stay with
 PyTorch. Kernels take contiguous memory (products take any strides), so a view is copied before it is handed over.
 
-It refuses devices other than the CPU. Next in the flow: executor.py, which asks `build` for each node; docs/numerics.md
-is the law.
+Three may ask beforehand: capture.py for each node that an author's model gives (`refusal`), whoever is handed a program
+(`check`), and whoever wants to know whether this machine can take part (`require`). It refuses devices other than the
+CPU. Next in the flow: executor.py, which asks `build` for each node; docs/numerics.md is the law.
 """
 
 from __future__ import annotations
@@ -33,9 +34,10 @@ from tolsey.numerics import (
     softmax,
 )
 from tolsey.numerics.library import Library
-from tolsey.runtime.ops import Call, Op, Ref
+from tolsey.runtime.graph import Program
+from tolsey.runtime.ops import DTYPE_NAMES, DTYPES, Call, Op, Ref
 
-__all__ = ["AS_THEY_ARE", "KERNELS", "build", "check_dtype"]
+__all__ = ["AS_THEY_ARE", "KERNELS", "build", "check", "refusal", "refused_type", "require"]
 
 Maker = Callable[[Library, Sequence[Any]], Call]
 FLOAT: Final = torch.float32
@@ -53,22 +55,55 @@ def build(op: Op, args: Sequence[Any], device: torch.device) -> Call:
     stock = op.build(args, device)
     if device.type == "meta" or op.name in AS_THEY_ARE:
         return stock
-    if device.type != "cpu":
-        raise ConfigError(f"{PROFILE} runs on CPUs, not on {device}", fix="start with --device cpu")
-    kernel = KERNELS[op.name](library.current(), args)
+    kernel = KERNELS[op.name](require(device), args)
     if op.name not in INTEGERS_TOO:
         return kernel
     return lambda *tensors: kernel(*tensors) if any(x.is_floating_point() for x in tensors) else stock(*tensors)
 
 
-def check_dtype(where: str, dtype: torch.dtype) -> None:
-    """Floating-point values of the profile are binary32.
+def require(device: torch.device) -> Library:
+    """The kernels that this machine computes with, compiled now where they are not there yet.
 
     Raises:
-        RemoteViolation: this one is not.
+        ConfigError: they cannot be had, or the device is no CPU; with what to do about it.
     """
+    if device.type != "cpu":
+        raise ConfigError(f"{PROFILE} runs on CPUs, not on {device}", fix="start with --device cpu")
+    return library.current()
+
+
+def check(program: Program) -> None:
+    """Every value of a program is one that the profile's law covers.
+
+    Raises:
+        RemoteViolation: one is not; names it.
+    """
+    tensors = {f"state {name!r:.80}": item.spec for name, item in program.state.items()}
+    tensors |= {f"batch tensor {name!r:.80}": spec for name, spec in program.batch.items()}
+    for where, spec in tensors.items():
+        if (why := refused_type(DTYPES[spec.dtype])) is not None:
+            raise RemoteViolation(f"{where} is {why}")
+    for kind, phase in (("grad", program.grad), ("update", program.update)):
+        for index, node in enumerate(phase.nodes):
+            if (why := refusal(node.definition, [DTYPES[out.dtype] for out in node.outs])) is not None:
+                raise RemoteViolation(f"phase {kind}, node {index}: {node.op} {why}")
+
+
+def refusal(op: Op, outs: Sequence[torch.dtype]) -> str | None:
+    """The reason why the law has no rule for the operation with results of these element types, or None."""
+    for dtype in outs:
+        if (why := refused_type(dtype)) is not None:
+            return f"gives {why}"
+    if op.name in KERNELS and op.name not in INTEGERS_TOO | ANY_RESULT and not outs[0].is_floating_point:
+        return f"gives {DTYPE_NAMES[outs[0]]}, for which {PROFILE} has no kernel"
+    return None
+
+
+def refused_type(dtype: torch.dtype) -> str | None:
+    """The reason why no value of the profile has this element type, or None: its floating-point values are binary32."""
     if (dtype.is_floating_point or dtype.is_complex) and dtype is not FLOAT:
-        raise RemoteViolation(f"{where} has element type {dtype}; {PROFILE} computes in float32")
+        return f"{DTYPE_NAMES.get(dtype, dtype)}; {PROFILE} computes in float32"
+    return None
 
 
 # memory
@@ -222,7 +257,6 @@ def _convert(lib: Library, x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 def _cast(lib: Library, args: Sequence[Any]) -> Call:
     dtype = args[1]
-    check_dtype("the target of cast", dtype)
     return lambda x: _convert(lib, x, dtype)
 
 
@@ -443,6 +477,8 @@ INTEGERS_TOO: Final = frozenset(
     | {"relu"}
 )
 """Of these PyTorch's own is right where no tensor is a float: integers have no rounding."""
+ANY_RESULT: Final = frozenset({"cast", "keep_mask"})
+"""Kernels whose result has the element type that the node asks for."""
 AS_THEY_ARE: Final = frozenset(
     {"arange", "full", "literal"}
     | {"abs", "add", "add_scalar", "sub", "rsub_scalar", "mul", "mul_scalar", "div", "div_scalar", "neg", "sign"}

@@ -28,7 +28,7 @@ from tolsey.numerics import PROFILE
 from tolsey.runtime import exact
 from tolsey.runtime.admission import Admitted
 from tolsey.runtime.graph import Phase, Program, TensorSpec
-from tolsey.runtime.ops import DTYPES, refs
+from tolsey.runtime.ops import refs
 
 Key = tuple[str, str]
 Values = Mapping[Key, torch.Tensor]
@@ -43,11 +43,17 @@ class Executable:
         admitted: the program, checked.
         device: "cpu", "cuda:0", …; every tensor given to the phases lives there (scalars may stay on the CPU).
         profile: whose kernels compute: PyTorch's own (`pinned`), or ours where it matters (`exact-fp32/1`, exact.py).
+
+    Raises:
+        RemoteViolation: the profile has no rule for a value of the program.
+        ConfigError: this machine has no kernels of the profile.
     """
 
     def __init__(self, admitted: Admitted, device: torch.device | str = "cpu", *, profile: str = "pinned") -> None:
         self.program = admitted.program
         self.device = torch.device(device)
+        if profile == PROFILE:
+            exact.check(self.program)
         with torch.inference_mode():
             self.grad = PhaseRunner(self.program, self.program.grad, self.device, profile)
             self.update = PhaseRunner(self.program, self.program.update, self.device, profile)
@@ -119,8 +125,6 @@ class PhaseRunner:
             build = node.definition.build
             if self._is_exact:
                 build = partial(exact.build, node.definition)
-                for spec in node.outs:
-                    exact.check_dtype(f"node {index} ({node.op})", DTYPES[spec.dtype])
             call, reads = build(args, device), tuple(refs(args))
             write, count = len(self._template), len(node.outs)
             self._template += [None] * count

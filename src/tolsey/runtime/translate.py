@@ -6,7 +6,8 @@ The tracer (capture.py) hands over a flat list of functional ATen calls. Here ea
 - some by a rule below, because ATen has several spellings for one thing (view, reshape, t, transpose, clone, detach,
   split, full_like) or hides randomness in it (`bernoulli` becomes our Philox mask, its stream the count of masks
   before it);
-- everything else is `errors.UnsupportedOp`, naming the call and the line of the author's source it came from.
+- everything else is `errors.UnsupportedOp`, naming the call and the line of the author's source it came from; so is a
+  call with results for which the job's numerics profile has no rule.
 
 Equal nodes are merged (all are pure), and what no output needs is dropped. Next in the flow: graph.Program.
 """
@@ -23,15 +24,19 @@ import torch
 from torch import fx
 
 from tolsey.errors import UnsupportedOp
+from tolsey.protocol.job import PINNED
+from tolsey.runtime import exact
 from tolsey.runtime.admission import spec_of
 from tolsey.runtime.graph import Node, Phase, TensorSpec
 from tolsey.runtime.initial import raw_bytes
-from tolsey.runtime.ops import DTYPE_NAMES, MAX_LITERAL_BYTES, OPS, WORDS, Op, Ref, float_hex, refs
+from tolsey.runtime.ops import DTYPE_NAMES, DTYPES, MAX_LITERAL_BYTES, OPS, WORDS, Op, Ref, float_hex, refs
 
 Value = Any
 """A value id, a list of them (several outputs), or None."""
 Rule = Callable[["Translator", fx.Node, list[Any], dict[str, Any]], Value]
 Locate = Callable[[fx.Node], str]
+OTHERWISE: Final = f'buy the job with profile = "{PINNED}", which only machines of one class can check'
+"""The way out for whoever cannot do without what the exact profile refuses."""
 
 
 class Translator:
@@ -40,15 +45,17 @@ class Translator:
     Args:
         inputs: role and name of each placeholder, in order.
         locate: where in the author's source a call comes from ("file:line"), or "".
+        profile: numerics profile that must have a rule for every node.
     """
 
-    def __init__(self, inputs: Sequence[tuple[str, str]], locate: Locate) -> None:
+    def __init__(self, inputs: Sequence[tuple[str, str]], locate: Locate, profile: str) -> None:
         self.inputs = tuple(inputs)
         self.nodes: list[Node] = []
         self.masks = 0
         self.transposed: dict[tuple[int, int, int], int] = {}
         self.reshaped: dict[int, tuple[int, list[int]]] = {}
         self._locate = locate
+        self._profile = profile
         self._next = len(self.inputs)
         self._known: dict[str, list[int]] = {}
         self._makers: dict[int, Node] = {}
@@ -64,7 +71,9 @@ class Translator:
         needed = _reachable(result for result in results if isinstance(result, fx.Node))
         for call in calls:
             if call in needed and call.op != "placeholder":
+                done = len(self.nodes)
                 self._values[call] = self._translate(module, call)
+                self._check(call, self.nodes[done:])
         given = tuple((role, name, self._values[result]) for (role, name), result in zip(outputs, results, strict=True))
         return prune(Phase(inputs=self.inputs, nodes=tuple(self.nodes), outputs=given))
 
@@ -88,12 +97,22 @@ class Translator:
         """A node with one output, shaped as the traced call's result."""
         return self.emit(name, list(args), [spec_of(call.meta["val"])])
 
-    def refuse(self, call: fx.Node, why: str) -> UnsupportedOp:
+    def refuse(self, call: fx.Node, why: str, *, fix: str = "") -> UnsupportedOp:
         where = self._locate(call)
         return UnsupportedOp(
             f"operation {call.target} {why}" + (f"; your model needs it at {where}" if where else ""),
-            fix="write that line with operations of docs/ops.md, or compute it before training and keep it as a buffer",
+            fix=fix
+            or "write that line with operations of docs/ops.md, or compute it before training and keep it as a buffer",
         )
+
+    def _check(self, call: fx.Node, nodes: Sequence[Node]) -> None:
+        """Raises UnsupportedOp where the profile has no rule for what a call became."""
+        if self._profile == PINNED:
+            return
+        for node in nodes:
+            why = exact.refusal(node.definition, [DTYPES[out.dtype] for out in node.outs])
+            if why is not None:
+                raise self.refuse(call, why, fix=f"compute that line in float32, or {OTHERWISE}")
 
     def _translate(self, module: fx.GraphModule, call: fx.Node) -> Value:
         if call.op == "get_attr":

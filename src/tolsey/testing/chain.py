@@ -32,6 +32,7 @@ from tolsey.network.identity import Identity
 from tolsey.protocol import merkle
 from tolsey.protocol.checkpoint import segment_leaf
 from tolsey.protocol.encoding import TAG_SEAL, keccak256, tag
+from tolsey.protocol.job import EXACT_CLASSES, EXACT_FP32
 from tolsey.protocol.lifecycle import State
 from tolsey.protocol.offer import Clocks, Offer, seal_chain
 from tolsey.protocol.units import (
@@ -47,7 +48,10 @@ from tolsey.protocol.units import (
 )
 
 DOLLAR = 1_000_000
-CLASS_ID = ClassId(keccak256(b"a numerics class for tests"))
+CLASS_ID = EXACT_CLASSES[EXACT_FP32]
+"""Of the ordinary paper job and its verifiers: any machine may judge it."""
+PINNED_CLASS_ID = ClassId(keccak256(b"a numerics class for tests"))
+"""Of a paper job of profile `pinned`: the machines of one fingerprint."""
 FAST_CLOCKS = Clocks(
     commit_window_s=Seconds(60),
     reveal_window_s=Seconds(2),

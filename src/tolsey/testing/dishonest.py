@@ -10,6 +10,7 @@ serves with the same code, and lies in one place. The shipped worker has no flag
 | forge            | random numbers for a checkpoint, no training at all                | replay: mismatch     |
 | stale-checkpoint | gives the checkpoint before again, with the next step written on it | replay: mismatch    |
 | wrong-data       | trains honestly, on examples in another order                      | replay: mismatch     |
+| reorder          | trains every step, and adds the terms of products the other way round | replay: mismatch  |
 | discontinuous    | says that segments start where none ended                          | proveDiscontinuity   |
 | withhold         | commits, then serves neither traces nor checkpoints, nor answers   | demand, then resolve |
 | hide             | serves as little, and opens on chain whatever is demanded          | unavailable          |
@@ -23,6 +24,8 @@ import dataclasses
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import torch
 import trio
@@ -38,14 +41,19 @@ from tolsey.node.records import JobRecord, SegmentRecord
 from tolsey.node.responder import Responder, guarded, rpc_of
 from tolsey.node.service import Parts
 from tolsey.node.worker import Worker
+from tolsey.numerics.library import Library
 from tolsey.protocol.content import ContentId, Manifest
 from tolsey.protocol.encoding import keccak256
 from tolsey.protocol.job import JobSpec
 from tolsey.protocol.lifecycle import State
 from tolsey.protocol.units import StateRoot
 from tolsey.protocol.wire import BOOK, OFFER
-from tolsey.runtime import graph, state
+from tolsey.runtime import dataset, exact, graph, state
+from tolsey.runtime.admission import admit_bytes
 from tolsey.runtime.child_client import JobFiles, RunRequest, SegmentDone, StepDone, training
+from tolsey.runtime.executor import Executable
+from tolsey.runtime.ops import Call
+from tolsey.runtime.segment import StepResult, Trainer
 from tolsey.runtime.state import TrainingState
 from tolsey.storage.blobs import BlobStore
 
@@ -157,6 +165,42 @@ class WrongData(Executor):
         return super().files(spec, folder, data=data)
 
 
+class Reorderer(ForgingExecutor):
+    """Does all of the work of an exact job with the law's own kernels, but runs the chain of each product downwards.
+
+    Nothing is saved by it: it stands for every machine whose results are as good as the law's, and other bits.
+    """
+
+    async def forged(
+        self, job: JobRecord, start: Path, steps: range, out: Path
+    ) -> tuple[TrainingState, Sequence[tuple[int, str]]]:
+        before = await self.state_in(job, start)
+        results = await trio.to_thread.run_sync(self._trained, job, before, steps.stop)
+        return results[-1].state, [(result.step, f"{result.loss:.6g}") for result in results]
+
+    def _trained(self, job: JobRecord, before: TrainingState, last_step: int) -> list[StepResult]:
+        spec, files = job.spec, self.files(job.spec, self.folder(job), data=True)
+        admitted = admit_bytes(files.program.read_bytes(), memory_bytes=spec.memory_bytes)
+        manifest = dataset.decode_manifest(files.dataset.read_bytes())
+        data = dataset.Dataset(manifest, list(files.data_files), admitted.program.batch, spec.seed)
+        with mock.patch.dict(exact.KERNELS, _DOWNWARDS):  # looked up while the program is made ready
+            executable = Executable(admitted, self.config.device, profile=spec.profile)
+        return list(Trainer(executable, data, seed=spec.seed).steps(before, last_step))
+
+
+def _downwards(make: exact.Maker) -> exact.Maker:
+    """A product whose terms come in the other order: both factors are turned round along the dim that is summed."""
+
+    def made(lib: Library, args: Sequence[Any]) -> Call:
+        product = make(lib, args)
+        return lambda *tensors: product(*tensors[:-2], tensors[-2].flip(-1), tensors[-1].flip(-2))
+
+    return made
+
+
+_DOWNWARDS = {name: _downwards(exact.KERNELS[name]) for name in ("mm", "bmm", "addmm")}
+
+
 class Discontinuous(Executor):
     """Trains honestly and says of every segment but the first that it started elsewhere."""
 
@@ -223,6 +267,7 @@ MODES: dict[str, Parts] = {
     "forge": Parts(executor=Forger),
     "stale-checkpoint": Parts(executor=Repeater),
     "wrong-data": Parts(executor=WrongData),
+    "reorder": Parts(executor=Reorderer),
     "discontinuous": Parts(executor=Discontinuous, committer=CarelessCommitter),
     "withhold": Parts(responder=Withholder, worker=Unanswering),
     "hide": Parts(responder=Withholder),
