@@ -244,8 +244,7 @@ def _trace(
     def from_flat(*tensors: torch.Tensor) -> Any:
         return step(*_pytree.tree_unflatten(list(tensors), structure))
 
-    simpler = core_aten_decompositions().items()  # type: ignore[no-untyped-call]  # torch's table is untyped
-    table = {op: rule for op, rule in simpler if _short(op) not in KNOWN} | _DECOMPOSITIONS
+    table = decompositions() | _DECOMPOSITIONS
     options: dict[str, Any] = {"decomposition_table": table, "tracing_mode": "fake", "_allow_non_fake_inputs": True}
     with ExitStack() as stack:
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
@@ -257,6 +256,12 @@ def _trace(
         except Exception as error:
             raise _as_unsupported(error) from error
     return Translator(inputs, _Locator(first), profile).run(second, outputs)
+
+
+def decompositions() -> dict[Any, Callable[..., Any]]:
+    """How PyTorch writes what our list does not know with simpler ATen calls."""
+    simpler = core_aten_decompositions().items()  # type: ignore[no-untyped-call]  # torch's table is untyped
+    return {op: rule for op, rule in simpler if _short(op) not in KNOWN}
 
 
 def _replay(module: fx.GraphModule) -> Callable[..., Any]:

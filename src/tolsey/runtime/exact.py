@@ -37,7 +37,7 @@ from tolsey.numerics.library import Library
 from tolsey.runtime.graph import Program
 from tolsey.runtime.ops import DTYPE_NAMES, DTYPES, Call, Op, Ref
 
-__all__ = ["AS_THEY_ARE", "KERNELS", "build", "check", "refusal", "refused_type", "require"]
+__all__ = ["AS_THEY_ARE", "KERNELS", "build", "check", "convert", "refusal", "refused_type", "require"]
 
 Maker = Callable[[Library, Sequence[Any]], Call]
 FLOAT: Final = torch.float32
@@ -130,7 +130,7 @@ def _alike(*tensors: torch.Tensor) -> list[torch.Tensor]:
 
 def _floats(x: torch.Tensor) -> torch.Tensor:
     """Contiguous binary32; integers are converted, as PyTorch's functions do with them first."""
-    return _whole(x if x.dtype is FLOAT else _convert(library.current(), x, FLOAT))
+    return _whole(x if x.dtype is FLOAT else convert(library.current(), x, FLOAT))
 
 
 def _unary(name: str) -> Maker:
@@ -245,7 +245,8 @@ _CONVERSIONS: Final = {
 }
 
 
-def _convert(lib: Library, x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def convert(lib: Library, x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """`x` as another element type, rounded once; between types whose conversion C defines, as any library does it."""
     name = _CONVERSIONS.get((x.dtype, dtype))
     if name is None:
         return x.to(dtype)
@@ -257,7 +258,7 @@ def _convert(lib: Library, x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 def _cast(lib: Library, args: Sequence[Any]) -> Call:
     dtype = args[1]
-    return lambda x: _convert(lib, x, dtype)
+    return lambda x: convert(lib, x, dtype)
 
 
 def _keep_mask(lib: Library, args: Sequence[Any]) -> Call:

@@ -49,14 +49,19 @@ def words(
     return out.reshape(-1)[:count]
 
 
-def uniforms(seed: int, *, domain: int, stream: int, count: int, device: torch.device | None = None) -> torch.Tensor:
+def uniforms(
+    seed: int, *, domain: int, stream: int, count: int, first_index: int = 0, device: torch.device | None = None
+) -> torch.Tensor:
     """float64 [count] in [0, 1): multiples of 2^-24, exact in float32 too."""
-    return (words(seed, domain=domain, stream=stream, count=count, device=device) >> 8).double() * 2.0**-24
+    drawn = words(seed, domain=domain, stream=stream, count=count, first_index=first_index, device=device)
+    return (drawn >> 8).double() * 2.0**-24
 
 
-def normals(seed: int, *, domain: int, stream: int, count: int, device: torch.device | None = None) -> torch.Tensor:
+def normals(
+    seed: int, *, domain: int, stream: int, count: int, first_index: int = 0, device: torch.device | None = None
+) -> torch.Tensor:
     """float64 [count] of the standard normal distribution."""
-    out = words(seed, domain=domain, stream=stream, count=count, device=device).double()
+    out = words(seed, domain=domain, stream=stream, count=count, first_index=first_index, device=device).double()
     for part in torch.split(out, 1 << 18):
         part.copy_(normal_quantile((part + 0.5) * 2.0**-32))
     return out
