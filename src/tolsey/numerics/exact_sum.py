@@ -1,0 +1,60 @@
+"""Sums of binary32 numbers that do not depend on the order of their addends: exact, rounded once at the end.
+
+    total = ExactSum(lib, shape)
+    total.add(x)                # [shape] binary32; up to 2^23 of them
+    total.merge(other)          # another shard's sum of the same places
+    total.rounded()             # [shape] binary32
+
+`words` is all there is of a sum: int64 [8, places], added to another's word by word. 64 bytes a place are the price of
+never rounding: binary32 spans 277 bits. Law: docs/numerics/int8.md, section 6. Twin: reference/exact_sum.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy
+from numpy.typing import NDArray
+
+from tolsey.numerics import library
+from tolsey.numerics.library import Library
+
+F32 = NDArray[numpy.float32]
+
+WORDS: Final = 8
+
+library.declare("tolsey_exact_sum_add", "i64 f32* i64*")
+library.declare("tolsey_exact_sum_round", "i64 i64* f32*")
+
+
+class ExactSum:
+    """A sum of arrays of one shape.
+
+    Attributes:
+        words: its state, int64 [8, places]; integers that a network may carry.
+    """
+
+    def __init__(self, lib: Library, shape: Sequence[int]) -> None:
+        self._lib = lib
+        self._shape = tuple(shape)
+        self.words = numpy.zeros((WORDS, int(numpy.prod(self._shape, dtype=numpy.int64))), numpy.int64)
+
+    def add(self, addend: F32) -> None:
+        """Raises ValueError: another shape."""
+        if addend.shape != self._shape:
+            raise ValueError(f"an addend of {addend.shape} to a sum of {self._shape}")
+        addend = numpy.ascontiguousarray(addend)
+        self._lib.call("tolsey_exact_sum_add", addend.size, addend, self.words)
+
+    def merge(self, other: ExactSum) -> None:
+        """Adds what another sum has seen. Raises ValueError: it has another shape."""
+        if other._shape != self._shape:
+            raise ValueError(f"a sum of {other._shape} to a sum of {self._shape}")
+        self.words += other.words
+
+    def rounded(self) -> F32:
+        """The sum, rounded once; NaN where an addend was not finite, +0 where it is 0."""
+        result = numpy.empty(self._shape, numpy.float32)
+        self._lib.call("tolsey_exact_sum_round", result.size, self.words, result)
+        return result
