@@ -1,7 +1,8 @@
-"""Exact numerics: the arithmetic of profile `exact-fp32/1`, the same bits on every machine.
+"""Exact numerics: the arithmetic of the exact profiles, the same bits on every machine.
 
-The law is docs/numerics.md. Each operation of it stands three times: in `native/` (C, fast), in `reference/` (plain
-Python and NumPy, slow and obvious) and on the law's pages; tests hold them together bit by bit. No torch in here.
+The law of `exact-fp32/1` is docs/numerics.md; for `exact-int8/1` and `exact-int8x3/1` docs/numerics/int8.md says what
+differs. Each operation stands three times: in `native/` (C, fast), in `reference/` (plain Python and NumPy, slow and
+obvious) and on the law's pages; tests hold them together bit by bit. No torch in here.
 
     build.py      compiles native/ into one shared object per instruction set
     library.py    chooses and loads one, calls its kernels
@@ -13,4 +14,4 @@ from __future__ import annotations
 from typing import Final
 
 PROFILE: Final = "exact-fp32/1"
-"""The numerics profile whose law this is."""
+"""The default profile; int8.py names those with other products."""

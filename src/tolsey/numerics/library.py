@@ -20,9 +20,10 @@ Which build is loaded: the fastest that the CPU can run, or the one that `TOLSEY
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -73,6 +74,11 @@ def declare(name: str, signature: str) -> None:
         raise LocalViolation(f"{name} is declared with {' '.join(_signatures[name])} and with {signature}")
 
 
+def signature(name: str) -> tuple[str, ...]:
+    """A declared kernel's arguments, as words."""
+    return _signatures[name]
+
+
 class Library:
     """One loaded build. Any number may be loaded at once; each has threads of its own.
 
@@ -106,6 +112,12 @@ class Library:
 
     def __repr__(self) -> str:
         return f"Library({self.isa!r}, threads={self.threads})"
+
+    def replacing(self, functions: Mapping[str, Callable[..., int]]) -> Library:
+        """This build, in which declared names lead to other functions with the same arguments."""
+        other = copy.copy(self)
+        other._functions = {**self._functions, **functions}
+        return other
 
     @property
     def vector_width(self) -> int:

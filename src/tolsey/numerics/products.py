@@ -44,6 +44,10 @@ library.declare(
 library.declare("tolsey_convolution", "i64* f32* f32* f32* f32*")
 library.declare("tolsey_convolution_backward_input", "i64* f32* f32* f32* f32*")
 library.declare("tolsey_convolution_backward_weight", "i64* f32* f32* f32*")
+KERNELS: Final = (
+    *("tolsey_gemm", "tolsey_convolution"),
+    *("tolsey_convolution_backward_input", "tolsey_convolution_backward_weight"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

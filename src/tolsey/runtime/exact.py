@@ -1,11 +1,12 @@
-"""Operations of ops.py on the kernels of numerics/: the executor's choice under profile `exact-fp32/1`.
+"""Operations of ops.py on the kernels of numerics/: the executor's choice under the exact profiles.
 
 Every operation of the closed list is in exactly one of two tables:
 
 - `KERNELS`: its bits in PyTorch depend on the machine, so one of our kernels computes it;
 - `AS_THEY_ARE`: IEEE fixes its bits (one rounding, a comparison) or it only moves data, so PyTorch's own is the law's.
 
-Floating-point tensors of the profile are binary32; integers and truth values are exact everywhere and stay with
+Profiles differ in the library that a kernel is taken from: `exact-int8/1` and `exact-int8x3/1` have other products.
+Floating-point tensors of all are binary32; integers and truth values are exact everywhere and stay with
 PyTorch. Kernels take contiguous memory (products take any strides), so a view is copied before it is handed over.
 
 Three may ask beforehand: capture.py for each node that an author's model gives (`refusal`), whoever is handed a program
@@ -24,6 +25,7 @@ from tolsey.errors import ConfigError, RemoteViolation
 from tolsey.numerics import (
     PROFILE,
     elementwise,
+    int8,
     library,
     lookups,
     losses,
@@ -37,17 +39,20 @@ from tolsey.numerics.library import Library
 from tolsey.runtime.graph import Program
 from tolsey.runtime.ops import DTYPE_NAMES, DTYPES, Call, Op, Ref
 
-__all__ = ["AS_THEY_ARE", "KERNELS", "build", "check", "convert", "refusal", "refused_type", "require"]
+__all__ = ["AS_THEY_ARE", "KERNELS", "PROFILES", "build", "check", "convert", "refusal", "refused_type", "require"]
+
+PROFILES: Final = (PROFILE, *int8.SLICES)
 
 Maker = Callable[[Library, Sequence[Any]], Call]
 FLOAT: Final = torch.float32
 
 
-def build(op: Op, args: Sequence[Any], device: torch.device) -> Call:
+def build(op: Op, args: Sequence[Any], device: torch.device, profile: str = PROFILE) -> Call:
     """The operation with its attributes filled in: a function of its tensors, as `Op.build` gives one.
 
     Args:
         args: parsed, as `Op.parse` gives them.
+        profile: one of PROFILES.
 
     Raises:
         ConfigError: this machine has no exact kernels, or the device is no CPU.
@@ -55,7 +60,8 @@ def build(op: Op, args: Sequence[Any], device: torch.device) -> Call:
     stock = op.build(args, device)
     if device.type == "meta" or op.name in AS_THEY_ARE:
         return stock
-    kernel = KERNELS[op.name](require(device), args)
+    lib = require(device)
+    kernel = KERNELS[op.name](int8.kernels(lib, int8.SLICES[profile]) if profile in int8.SLICES else lib, args)
     if op.name not in INTEGERS_TOO:
         return kernel
     return lambda *tensors: kernel(*tensors) if any(x.is_floating_point() for x in tensors) else stock(*tensors)
@@ -68,7 +74,7 @@ def require(device: torch.device) -> Library:
         ConfigError: they cannot be had, or the device is no CPU; with what to do about it.
     """
     if device.type != "cpu":
-        raise ConfigError(f"{PROFILE} runs on CPUs, not on {device}", fix="start with --device cpu")
+        raise ConfigError(f"exact profiles run on CPUs, not on {device}", fix="start with --device cpu")
     return library.current()
 
 

@@ -24,7 +24,6 @@ from typing import Any
 
 import torch
 
-from tolsey.numerics import PROFILE
 from tolsey.runtime import exact
 from tolsey.runtime.admission import Admitted
 from tolsey.runtime.graph import Phase, Program, TensorSpec
@@ -42,7 +41,7 @@ class Executable:
     Args:
         admitted: the program, checked.
         device: "cpu", "cuda:0", …; every tensor given to the phases lives there (scalars may stay on the CPU).
-        profile: whose kernels compute: PyTorch's own (`pinned`), or ours where it matters (`exact-fp32/1`, exact.py).
+        profile: whose kernels compute: PyTorch's own (`pinned`), or ours where it matters (exact.PROFILES).
 
     Raises:
         RemoteViolation: the profile has no rule for a value of the program.
@@ -52,7 +51,8 @@ class Executable:
     def __init__(self, admitted: Admitted, device: torch.device | str = "cpu", *, profile: str = "pinned") -> None:
         self.program = admitted.program
         self.device = torch.device(device)
-        if profile == PROFILE:
+        self.profile = profile
+        if profile in exact.PROFILES:
             exact.check(self.program)
         with torch.inference_mode():
             self.grad = PhaseRunner(self.program, self.program.grad, self.device, profile)
@@ -63,7 +63,8 @@ class PhaseRunner:
     """One phase as a flat list of instructions."""
 
     def __init__(self, program: Program, phase: Phase, device: torch.device, profile: str = "pinned") -> None:
-        self._is_exact = profile == PROFILE
+        self._profile = profile
+        self._is_exact = profile in exact.PROFILES
         self.inputs = phase.inputs
         self.outputs = phase.outputs
         self._template: list[Any] = [None] * len(phase.inputs)
@@ -124,7 +125,7 @@ class PhaseRunner:
             args = node.definition.parse(node.args)
             build = node.definition.build
             if self._is_exact:
-                build = partial(exact.build, node.definition)
+                build = partial(exact.build, node.definition, profile=self._profile)
             call, reads = build(args, device), tuple(refs(args))
             write, count = len(self._template), len(node.outs)
             self._template += [None] * count

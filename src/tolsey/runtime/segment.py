@@ -2,7 +2,8 @@
 
 A step:
 
-1. for each micro-batch: read its batch, run phase `grad`; gradients add up in order, running statistics pass on;
+1. for each micro-batch: read its batch, run phase `grad`; gradients add up in order (under the order-free profiles
+   exactly, docs/numerics/int8.md), running statistics pass on;
 2. compute this step's rates (schedule.py);
 3. run phase `update`; the result is the next state.
 
@@ -13,12 +14,14 @@ Next in the flow: state.write and state.root_of at a segment's end.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 
-from tolsey.errors import RemoteViolation
+from tolsey.errors import LocalViolation, RemoteViolation
+from tolsey.numerics import int8, library
+from tolsey.numerics.exact_sum import ExactSum
 from tolsey.protocol.checkpoint import Segment, StateRoot
 from tolsey.runtime import optimisers, schedule
 from tolsey.runtime.dataset import Dataset
@@ -99,28 +102,71 @@ class Trainer:
             state=after,
         )
 
+    def gradient_sums(self, state: TrainingState, micros: Sequence[int]) -> dict[str, ExactSum]:
+        """What some micro-batches of the state's step bring to its gradient: sums that shards merge in any order.
+
+        Raises:
+            LocalViolation: the profile adds in order, or the program's buffers pass from one micro-batch to the next.
+        """
+        if not self._is_order_free:
+            raise LocalViolation(f"{self._executable.profile} adds the gradients of micro-batches in order")
+        if any(role == "state" for role, _, _ in self.program.grad.outputs):
+            raise LocalViolation("running statistics pass from one micro-batch to the next: one machine takes all")
+        values, sums = self._inputs(state), self._no_gradients(state)
+        for given in self._micro_batches(values, state.step, micros, None):
+            for (role, name), tensor in given.items():
+                if role == "grad":
+                    sums[name].add(tensor.numpy())
+        return sums
+
     def _gradients(self, state: TrainingState, observer: Observer | None) -> tuple[dict[Key, torch.Tensor], float]:
         """State and summed gradients as inputs of phase update, and the step's loss."""
-        values: dict[Key, torch.Tensor] = {("state", name): tensor for name, tensor in state.tensors.items()}
-        count, device = self.program.micro_batches, self._executable.device
-        for role, name in self.program.grad.inputs:
-            if role == "sum":
-                values["sum", name] = torch.zeros_like(state.tensors[f"param.{name}"])
+        values, count = self._inputs(state), self.program.micro_batches
+        sums = self._no_gradients(state) if self._is_order_free and count > 1 else {}
         loss = 0.0
-        for micro in range(count):
-            for name, tensor in self._dataset.batch(state.step, micro, count).items():
-                values["batch", name] = tensor.to(device)
-            values["position", ""] = torch.tensor(
-                [self._seed & 0xFFFFFFFF, self._seed >> 32, state.step * count + micro], dtype=torch.int64
-            )
-            for (role, name), tensor in self._executable.grad.run(values, observer).items():
+        for micro, given in enumerate(self._micro_batches(values, state.step, range(count), observer)):
+            for (role, name), tensor in given.items():
                 if role == "loss":
                     loss += float(tensor)
+                elif role == "grad" and sums:
+                    sums[name].add(tensor.numpy())
                 elif role == "grad":
                     values["sum" if micro + 1 < count else "grad", name] = tensor
                 else:
                     values["state", name] = tensor
+        values |= {("grad", name): torch.from_numpy(total.rounded()) for name, total in sums.items()}
         return values, loss
+
+    @property
+    def _is_order_free(self) -> bool:
+        return self._executable.profile in int8.SLICES
+
+    def _no_gradients(self, state: TrainingState) -> dict[str, ExactSum]:
+        """A sum of nothing for each parameter."""
+        lib = library.current()
+        names = [name for role, name, _ in self.program.grad.outputs if role == "grad"]
+        return {name: ExactSum(lib, state.tensors[f"param.{name}"].shape) for name in names}
+
+    def _inputs(self, state: TrainingState) -> dict[Key, torch.Tensor]:
+        """Of phase grad, but for what a micro-batch brings."""
+        values: dict[Key, torch.Tensor] = {("state", name): tensor for name, tensor in state.tensors.items()}
+        for role, name in self.program.grad.inputs:
+            if role == "sum":
+                values["sum", name] = torch.zeros_like(state.tensors[f"param.{name}"])
+        return values
+
+    def _micro_batches(
+        self, values: dict[Key, torch.Tensor], step: int, micros: Sequence[int], observer: Observer | None
+    ) -> Iterator[dict[Key, torch.Tensor]]:
+        """What phase grad gives for each of some micro-batches; the caller passes on what the next one needs."""
+        count, device = self.program.micro_batches, self._executable.device
+        for micro in micros:
+            for name, tensor in self._dataset.batch(step, micro, count).items():
+                values["batch", name] = tensor.to(device)
+            values["position", ""] = torch.tensor(
+                [self._seed & 0xFFFFFFFF, self._seed >> 32, step * count + micro], dtype=torch.int64
+            )
+            yield self._executable.grad.run(values, observer)
 
 
 def segment_bounds(index: int, *, steps: int, steps_per_segment: int) -> tuple[int, int]:

@@ -354,6 +354,7 @@ struct convolution {
     const float *input, *weight, *bias, *output; /* of these, what is read */
     float *to;
     struct taps taps;
+    tolsey_multiplication multiplication;
 };
 
 static int forward_group(const struct convolution *it, int64_t group) {
@@ -376,7 +377,7 @@ static int forward_group(const struct convolution *it, int64_t group) {
     struct side b = {.pack = pack_positions, .more = &window};
     struct target c = {it->to + group * g->channels_out * outside, outside, 0, places_of_grid,
                        it->bias ? it->bias + group * g->channels_out : NULL, 1, 0, &grid};
-    return tolsey_product(g->channels_out, g->images * outside, depth, &a, &b, &c);
+    return it->multiplication(g->channels_out, g->images * outside, depth, &a, &b, &c);
 }
 
 static int backward_input_phase(const struct convolution *it, int64_t group, const int64_t *phase) {
@@ -404,7 +405,7 @@ static int backward_input_phase(const struct convolution *it, int64_t group, con
     struct side b = {.pack = pack_positions, .more = &window};
     struct target c = {it->to + group * g->channels_in * inside, inside, 0, places_of_grid,
                        it->bias ? it->bias + group * g->channels_in : NULL, 1, 0, &grid};
-    return tolsey_product(g->channels_in, g->images * volume(grid.grid), g->channels_out * volume(turned.taps), &a, &b, &c);
+    return it->multiplication(g->channels_in, g->images * volume(grid.grid), g->channels_out * volume(turned.taps), &a, &b, &c);
 }
 
 static int backward_input_group(const struct convolution *it, int64_t group) {
@@ -435,7 +436,7 @@ static int backward_weight_group(const struct convolution *it, int64_t group) {
     struct side a = {.pack = pack_images, .rows = rows_images, .more = &gradient};
     struct side b = {.pack = pack_taps, .more = &window};
     struct target c = {it->to + group * g->channels_out * seen, seen, 1, tolsey_places_strided, NULL, 0, 0, NULL};
-    return tolsey_product(g->channels_out, seen, g->images * outside, &a, &b, &c);
+    return it->multiplication(g->channels_out, seen, g->images * outside, &a, &b, &c);
 }
 
 /* ---------------------------------------------------------------- called from outside */
@@ -455,6 +456,7 @@ static int some_groups(void *ctx, int64_t begin, int64_t end) {
 /* Enough groups to keep all threads busy: one thread a group. Few: all threads in each. */
 static int all_groups(struct convolution *it, int by_phase, int (*one)(const struct convolution *it, int64_t group)) {
     const struct geometry *g = it->shape;
+    if (!it->multiplication) return TOLSEY_BAD_ARGUMENT;
     if (g->images < 0 || g->groups < 0 || g->channels_in < 0 || g->channels_out < 0) return TOLSEY_BAD_ARGUMENT;
     for (int d = 0; d < DIMENSIONS; d++)
         if (g->in[d] < 0 || g->kernel[d] < 1 || g->stride[d] < 1 || g->padding[d] < 0 || g->dilation[d] < 1 || g->out[d] < 0)
@@ -468,30 +470,49 @@ static int all_groups(struct convolution *it, int by_phase, int (*one)(const str
     return answer;
 }
 
+int tolsey_convolution_by(tolsey_multiplication multiplication, const int64_t *geometry, const float *input,
+                          const float *weight, const float *bias, float *output) {
+    LAWFUL_ENTRY;
+    struct convolution it = {.shape = (const struct geometry *)geometry, .input = input, .weight = weight, .bias = bias};
+    it.to = output;
+    it.multiplication = multiplication;
+    return all_groups(&it, 0, forward_group);
+}
+
+int tolsey_convolution_backward_input_by(tolsey_multiplication multiplication, const int64_t *geometry,
+                                         const float *output_gradient, const float *weight, const float *bias,
+                                         float *input_gradient) {
+    LAWFUL_ENTRY;
+    struct convolution it = {.shape = (const struct geometry *)geometry, .weight = weight, .bias = bias};
+    it.output = output_gradient;
+    it.to = input_gradient;
+    it.multiplication = multiplication;
+    return all_groups(&it, 1, backward_input_group);
+}
+
+int tolsey_convolution_backward_weight_by(tolsey_multiplication multiplication, const int64_t *geometry,
+                                          const float *output_gradient, const float *input, float *weight_gradient) {
+    LAWFUL_ENTRY;
+    struct convolution it = {.shape = (const struct geometry *)geometry, .input = input, .output = output_gradient};
+    it.to = weight_gradient;
+    it.multiplication = multiplication;
+    return all_groups(&it, 0, backward_weight_group);
+}
+
 /* All data contiguous. input [images, groups * channels_in, in…], weight [groups * channels_out, channels_in, kernel…],
  * output [images, groups * channels_out, out…]; a bias of one number per channel of what is written, or NULL. `geometry` is
  * struct geometry as 22 integers. */
 TOLSEY_EXPORT int tolsey_convolution(const int64_t *geometry, const float *input, const float *weight, const float *bias,
                                      float *output) {
-    LAWFUL_ENTRY;
-    struct convolution it = {.shape = (const struct geometry *)geometry, .input = input, .weight = weight, .bias = bias};
-    it.to = output;
-    return all_groups(&it, 0, forward_group);
+    return tolsey_convolution_by(tolsey_product, geometry, input, weight, bias, output);
 }
 
 TOLSEY_EXPORT int tolsey_convolution_backward_input(const int64_t *geometry, const float *output_gradient,
                                                     const float *weight, const float *bias, float *input_gradient) {
-    LAWFUL_ENTRY;
-    struct convolution it = {.shape = (const struct geometry *)geometry, .weight = weight, .bias = bias};
-    it.output = output_gradient;
-    it.to = input_gradient;
-    return all_groups(&it, 1, backward_input_group);
+    return tolsey_convolution_backward_input_by(tolsey_product, geometry, output_gradient, weight, bias, input_gradient);
 }
 
 TOLSEY_EXPORT int tolsey_convolution_backward_weight(const int64_t *geometry, const float *output_gradient,
                                                      const float *input, float *weight_gradient) {
-    LAWFUL_ENTRY;
-    struct convolution it = {.shape = (const struct geometry *)geometry, .input = input, .output = output_gradient};
-    it.to = weight_gradient;
-    return all_groups(&it, 0, backward_weight_group);
+    return tolsey_convolution_backward_weight_by(tolsey_product, geometry, output_gradient, input, weight_gradient);
 }

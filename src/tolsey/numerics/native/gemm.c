@@ -485,6 +485,7 @@ struct batch {
     struct side a, b;
     struct target c;
     int64_t a_step, b_step, c_step, bias_step;
+    tolsey_multiplication multiplication;
 };
 
 static int batch_some(void *ctx, int64_t begin, int64_t end) {
@@ -497,27 +498,23 @@ static int batch_some(void *ctx, int64_t begin, int64_t end) {
         b.data += place * it->b_step;
         c.data += place * it->c_step;
         if (c.bias) c.bias += place * it->bias_step;
-        answer = tolsey_product(it->m, it->n, it->k, &a, &b, &c);
+        answer = it->multiplication(it->m, it->n, it->k, &a, &b, &c);
     }
     return answer;
 }
 
-/* C[p, i, j] = chain over k of A[p, i, k] B[p, k, j], then + bias[p, i, j] where bias is not NULL.
- *
- * Element (p, i, k) of A lies at a[p * a_batch + i * a_row + k * a_column], likewise the others. C must not overlap anything;
- * its own steps must not make two elements one. Sizes may be 0. */
-TOLSEY_EXPORT int tolsey_gemm(int64_t batch, int64_t m, int64_t n, int64_t k,                                    //
-                              const float *a, int64_t a_batch, int64_t a_row, int64_t a_column,                  //
-                              const float *b, int64_t b_batch, int64_t b_row, int64_t b_column,                  //
-                              const float *bias, int64_t bias_batch, int64_t bias_row, int64_t bias_column,      //
-                              float *c, int64_t c_batch, int64_t c_row, int64_t c_column) {
+int tolsey_gemm_by(tolsey_multiplication multiplication, int64_t batch, int64_t m, int64_t n, int64_t k,         //
+                   const float *a, int64_t a_batch, int64_t a_row, int64_t a_column,                             //
+                   const float *b, int64_t b_batch, int64_t b_row, int64_t b_column,                             //
+                   const float *bias, int64_t bias_batch, int64_t bias_row, int64_t bias_column,                 //
+                   float *c, int64_t c_batch, int64_t c_row, int64_t c_column) {
     LAWFUL_ENTRY;
-    if (batch < 0 || m < 0 || n < 0 || k < 0) return TOLSEY_BAD_ARGUMENT;
+    if (!multiplication || batch < 0 || m < 0 || n < 0 || k < 0) return TOLSEY_BAD_ARGUMENT;
     struct batch it = {m, n, k,
                        tolsey_strided(a, a_row, a_column),
                        tolsey_strided(b, b_column, b_row),
                        {c, c_row, c_column, tolsey_places_strided, bias, bias_row, bias_column, NULL},
-                       a_batch, b_batch, c_batch, bias_batch};
+                       a_batch, b_batch, c_batch, bias_batch, multiplication};
     /* The product is the transposed one of the transposed: columns want to lie side by side, and to be the many. */
     if (c_column != 1 ? c_row == 1 : n < VW && m > n) {
         struct side side = it.a;
@@ -539,4 +536,17 @@ TOLSEY_EXPORT int tolsey_gemm(int64_t batch, int64_t m, int64_t n, int64_t k,   
                            : batch;
     if (together < batch) return tolsey_parallel(batch, together, batch_some, &it);
     return batch_some(&it, 0, batch);
+}
+
+/* C[p, i, j] = chain over k of A[p, i, k] B[p, k, j], then + bias[p, i, j] where bias is not NULL.
+ *
+ * Element (p, i, k) of A lies at a[p * a_batch + i * a_row + k * a_column], likewise the others. C must not overlap anything;
+ * its own steps must not make two elements one. Sizes may be 0. */
+TOLSEY_EXPORT int tolsey_gemm(int64_t batch, int64_t m, int64_t n, int64_t k,                                    //
+                              const float *a, int64_t a_batch, int64_t a_row, int64_t a_column,                  //
+                              const float *b, int64_t b_batch, int64_t b_row, int64_t b_column,                  //
+                              const float *bias, int64_t bias_batch, int64_t bias_row, int64_t bias_column,      //
+                              float *c, int64_t c_batch, int64_t c_row, int64_t c_column) {
+    return tolsey_gemm_by(tolsey_product, batch, m, n, k, a, a_batch, a_row, a_column, b, b_batch, b_row, b_column, bias,
+                          bias_batch, bias_row, bias_column, c, c_batch, c_row, c_column);
 }

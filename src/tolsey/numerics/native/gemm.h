@@ -43,4 +43,21 @@ void tolsey_places_strided(const struct target *it, int64_t j0, int64_t count, i
 /* C of m rows and n columns over depth k. Threads share out C. TOLSEY_OK or TOLSEY_NO_MEMORY. */
 int tolsey_product(int64_t m, int64_t n, int64_t k, const struct side *a, const struct side *b, const struct target *c);
 
+/* What else multiplies sides into a target, by another law (int8.c); matrix products and convolutions are made of it alike. As
+ * tolsey_gemm and the convolutions; NULL is TOLSEY_BAD_ARGUMENT. */
+typedef int (*tolsey_multiplication)(int64_t m, int64_t n, int64_t k, const struct side *a, const struct side *b,
+                                     const struct target *c);
+int tolsey_gemm_by(tolsey_multiplication multiplication, int64_t batch, int64_t m, int64_t n, int64_t k,         //
+                   const float *a, int64_t a_batch, int64_t a_row, int64_t a_column,                             //
+                   const float *b, int64_t b_batch, int64_t b_row, int64_t b_column,                             //
+                   const float *bias, int64_t bias_batch, int64_t bias_row, int64_t bias_column,                 //
+                   float *c, int64_t c_batch, int64_t c_row, int64_t c_column);
+int tolsey_convolution_by(tolsey_multiplication multiplication, const int64_t *geometry, const float *input,
+                          const float *weight, const float *bias, float *output);
+int tolsey_convolution_backward_input_by(tolsey_multiplication multiplication, const int64_t *geometry,
+                                         const float *output_gradient, const float *weight, const float *bias,
+                                         float *input_gradient);
+int tolsey_convolution_backward_weight_by(tolsey_multiplication multiplication, const int64_t *geometry,
+                                          const float *output_gradient, const float *input, float *weight_gradient);
+
 #endif
