@@ -4,7 +4,7 @@ The public names, loaded when first used: `import tolsey` needs no torch and tak
 
     Market       buy, follow, fetch and audit (tolsey.client.market)
     exact        plain PyTorch code with the same bits on every machine; needs torch (tolsey.runtime.exact_mode)
-    Job, adamw, sgd, constant, cosine, text_file, arrays   describe a job; needs torch (tolsey.runtime.author)
+    Job, adamw, lion, sgd, constant, cosine, text_file, arrays   describe a job; needs torch (tolsey.runtime.author)
     errors       the tree of everything that is raised on purpose
 """
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from tolsey.runtime.author import arrays as arrays
     from tolsey.runtime.author import constant as constant
     from tolsey.runtime.author import cosine as cosine
+    from tolsey.runtime.author import lion as lion
     from tolsey.runtime.author import sgd as sgd
     from tolsey.runtime.author import text_file as text_file
     from tolsey.runtime.exact_mode import exact as exact
@@ -32,10 +33,12 @@ _HOMES = {
     "Market": "tolsey.client.market",
     "AsyncMarket": "tolsey.client.market",
     "exact": "tolsey.runtime.exact_mode",
-    **dict.fromkeys(("Job", "adamw", "arrays", "constant", "cosine", "sgd", "text_file"), "tolsey.runtime.author"),
+    **dict.fromkeys(
+        ("Job", "adamw", "arrays", "constant", "cosine", "lion", "sgd", "text_file"), "tolsey.runtime.author"
+    ),
 }
 __all__ = [
-    "AsyncMarket", "Job", "Market", "__version__", "adamw", "arrays", "constant", "cosine", "errors", "exact",
+    "AsyncMarket", "Job", "Market", "__version__", "adamw", "arrays", "constant", "cosine", "errors", "exact", "lion",
     "sgd", "text_file",
 ]  # fmt: skip
 

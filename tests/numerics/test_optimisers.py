@@ -18,7 +18,7 @@ from tolsey.runtime import author
 from tolsey.runtime.capture import capture
 from tolsey.runtime.graph import Phase, TensorSpec
 from tolsey.runtime.ops import Ref
-from tolsey.runtime.optimisers import adamw, sgd
+from tolsey.runtime.optimisers import adamw, lion, sgd
 from tolsey.runtime.schedule import Schedule
 
 from .numbers import F32, assert_same_bits, draw_all
@@ -109,7 +109,7 @@ def captured(kind: str, **options: Any) -> Phase:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x * self.weight
 
-    optimiser = {"adamw": adamw, "sgd": sgd}[kind](**options)
+    optimiser = {"adamw": adamw, "lion": lion, "sgd": sgd}[kind](**options)
     spec = TensorSpec("float32", (1, COUNT))
     schedule = Schedule(
         kind="constant", peak_lr="0.01", warmup_steps=0, total_steps=10, final_ratio=author.constant().final_ratio
@@ -137,6 +137,7 @@ def run_nodes(phase: Phase, values: dict[tuple[str, str], F32]) -> dict[str, F32
         "add_scalar": lambda a, b: a + number(b),
         "mul_scalar": lambda a, b: a * number(b),
         "sqrt": functions.sqrt,
+        "sign": single.sign,
         "lerp": lambda a, b, weight: single.lerp(a, b, number(weight)),
         "addcmul": lambda a, b, c, value: single.addcmul(a, b, c, number(value)),
         # The norm is told as a metric; the parameter does not hang on it without clipping.
@@ -179,4 +180,22 @@ def test_sgd_kernel_gives_what_the_program_s_nodes_give(lib: Library, weight_dec
         lib, param, grad, velocity, factor=1.0, weight_decay=float(weight_decay), momentum=0.9, nesterov=nesterov, lr=lr
     )
     for name, result in zip(("param", "momentum"), found, strict=True):
+        assert_same_bits(result, expected[f"{name}.weight"])
+
+
+def test_lion_kernel_gives_what_the_program_s_nodes_give(lib: Library) -> None:
+    phase = captured("lion", beta1="0.9", beta2="0.95", weight_decay="0.1")
+    param, grad, moment, _ = TENSORS
+    decay, lr = numpy.float32(0.9999), numpy.float32(0.003)
+    inputs = {
+        ("state", "param.weight"): param,
+        ("grad", "weight"): grad,
+        ("state", "lion.weight"): moment,
+        ("scalar", "decay"): decay,
+        ("scalar", "lr"): lr,
+    }
+    expected = run_nodes(phase, inputs)
+    weights = {"weight1": single.rounded(1 - 0.9), "weight2": single.rounded(1 - 0.95)}
+    found = elementwise.lion(lib, param, grad, moment, factor=1.0, decay=decay, lr=lr, **weights)
+    for name, result in zip(("param", "lion"), found, strict=True):
         assert_same_bits(result, expected[f"{name}.weight"])

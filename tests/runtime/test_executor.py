@@ -82,9 +82,10 @@ def overwritten(calls: Sequence[tuple[str, list[Any]]], outputs: Sequence[int]) 
     """Which nodes write over an argument."""
     phase = phase_of(calls, outputs)
     runner = PhaseRunner(program(phase), phase, CPU)
-    fast = [step[0] for step in runner._code]
     return [
-        node for node, call, plain in zip(runner._nodes, fast, runner._functional, strict=True) if call is not plain
+        node
+        for node, fast, plain in zip(runner._nodes, runner._code, runner._plain, strict=True)
+        if fast[0] is not plain[0]
     ]
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tolsey.errors import SpecInvalid
-from tolsey.runtime.optimisers import adamw, sgd
+from tolsey.runtime.optimisers import adamw, lion, sgd
 from tolsey.runtime.schedule import PI, Schedule, cosine, float32_bits, to_float32
 
 
@@ -83,6 +83,12 @@ def test_adamw_scalars_equal_float_formula(step: int) -> None:
     )
 
 
+def test_lion_scalars_equal_float_formula() -> None:
+    schedule = Schedule(peak_lr="0.001", total_steps=1000)
+    scalars = {name: float(value) for name, value in lion(weight_decay="3").scalars(schedule, 7).items()}
+    assert scalars == pytest.approx({"lr": 1e-3, "decay": 1 - 3e-3})
+
+
 def test_to_float32_is_what_the_step_gets() -> None:
     schedule = Schedule(peak_lr="0.1", total_steps=1)
     assert to_float32(sgd().scalars(schedule, 0)["lr"]) == float(numpy.float32(0.1))
@@ -104,6 +110,7 @@ def test_schedule_bad_field_refused(fields: dict[str, object]) -> None:
     ("make", "fields"),
     [
         (adamw, {"beta1": "1"}),
+        (lion, {"beta2": "1"}),
         (sgd, {"momentum": "1"}),
         (sgd, {"nesterov": "yes"}),
     ],

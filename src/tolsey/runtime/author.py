@@ -36,7 +36,7 @@ from tolsey.runtime.admission import Admitted, admit
 from tolsey.runtime.capture import Loss, capture
 from tolsey.runtime.dataset import BuiltData, DataManifest
 from tolsey.runtime.graph import Program, TensorSpec
-from tolsey.runtime.optimisers import Optimiser, adamw, sgd
+from tolsey.runtime.optimisers import Optimiser, adamw, lion, sgd
 from tolsey.runtime.schedule import Schedule
 
 __all__ = [
@@ -51,6 +51,7 @@ __all__ = [
     "constant",
     "cosine",
     "digits",
+    "lion",
     "load",
     "sgd",
     "text_file",
@@ -105,7 +106,7 @@ class Job:
         steps: optimiser updates in all.
         steps_per_segment: updates between two checkpoints; what a verifier replays at once.
         segments_per_window: segments paid together.
-        optimiser: `adamw(...)` or `sgd(...)`.
+        optimiser: `adamw(...)`, `lion(...)` or `sgd(...)`.
         schedule: `cosine(...)` or `constant(...)`.
         clip_norm: decimal string: gradients are scaled to at most that joint norm; None for never.
         seed: 64 bits: initial values, data order and dropout.

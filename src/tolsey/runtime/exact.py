@@ -17,8 +17,11 @@ CPU. Next in the flow: executor.py, which asks `build` for each node; docs/numer
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import compress
 from typing import Any, Final
 
+import numpy
 import torch
 
 from tolsey.errors import ConfigError, RemoteViolation
@@ -283,35 +286,34 @@ def _keep_mask(lib: Library, args: Sequence[Any]) -> Call:
 # products
 
 
-def _steps(x: torch.Tensor | None, shape: Sequence[int]) -> tuple[Any, ...]:
-    """Address and strides of a tensor broadcast to [batch, rows, columns]."""
-    if x is None:
-        return (None, 0, 0, 0)
-    wide = x.expand(shape)
-    return (wide.data_ptr(), *wide.stride())
+def _bias_steps(bias: torch.Tensor, shape: Sequence[int]) -> tuple[int, ...]:
+    """Address and strides of a bias broadcast to [rows, columns]."""
+    wide = bias.expand(shape)
+    return (bias.data_ptr(), 0, *wide.stride())
 
 
-def _product(lib: Library, a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+def _product(lib: Library, args: Sequence[Any]) -> Call:
     """a [batch, m, k] or [m, k] times b alike, plus a bias that broadcasts."""
-    m, k, n = a.shape[-2], a.shape[-1], b.shape[-1]
-    batch = a.shape[0] if a.dim() == 3 else 1
-    c = torch.empty((*a.shape[:-1], n), dtype=FLOAT)
-    lib.function("tolsey_gemm")(
-        *(batch, m, n, k),
-        *_steps(a, (batch, m, k)),
-        *_steps(b, (batch, k, n)),
-        *_steps(bias, (batch, m, n)),
-        *(c.data_ptr(), m * n, n, 1),
-    )
-    return c
+    kernel = lib.function("tolsey_gemm")
 
+    def call(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+        *several, m, k = a.shape
+        n = b.shape[-1]
+        c = torch.empty((*several, m, n), dtype=FLOAT)
+        added = (None, 0, 0, 0) if bias is None else _bias_steps(bias, (m, n))
+        if several:
+            a_steps, b_steps = a.stride(), b.stride()
+        else:
+            a_steps, b_steps, several = (0, *a.stride()), (0, *b.stride()), [1]
+        kernel(*several, m, n, k, a.data_ptr(), *a_steps, b.data_ptr(), *b_steps, *added, c.data_ptr(), m * n, n, 1)
+        return c
 
-def _mm(lib: Library, args: Sequence[Any]) -> Call:
-    return lambda a, b: _product(lib, a, b)
+    return call
 
 
 def _addmm(lib: Library, args: Sequence[Any]) -> Call:
-    return lambda bias, a, b: _product(lib, a, b, bias)
+    product = _product(lib, args)
+    return lambda bias, a, b: product(a, b, bias)
 
 
 def _geometry(x: Sequence[int], weight: Sequence[int], args: Sequence[Any]) -> products.Geometry:
@@ -378,21 +380,42 @@ def _convolution(lib: Library, args: Sequence[Any]) -> Call:
 def _convolution_backward(lib: Library, args: Sequence[Any]) -> Call:
     *settings, wanted = args[4:]
     directions = _Convolution(lib, settings)
+    summed = _listed(reductions.sum)(lib, [Ref(0), [0, *range(2, 2 + len(settings[0]))], False])
 
     def call(grad: torch.Tensor, x: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         to_input, to_weight = directions.backward(grad, x, weight, wanted)
-        dims = [dim for dim in range(grad.dim()) if dim != 1]
-        to_bias = torch.from_numpy(reductions.sum(lib, _array(grad), dims)) if wanted[2] else None
-        return to_input, to_weight, to_bias
+        return to_input, to_weight, summed(grad) if wanted[2] else None
 
     return call
 
 
-# sums, norms, losses, pooling: through NumPy, whose arrays share the tensors' memory
+# sums, norms, losses, pooling
 
 
-def _array(x: torch.Tensor) -> Any:
-    return x.detach().numpy()
+def _listed(function: Callable[..., Any], *, without: Sequence[int] = ()) -> Maker:
+    """A function of numerics/ that takes the operation's arguments in their order, but for those at `without`."""
+
+    def make(lib: Library, args: Sequence[Any]) -> Call:
+        template = [arg for place, arg in enumerate(args) if place not in without]
+        takes = [place not in without for place, arg in enumerate(args) if isinstance(arg, Ref)]
+        layout: _Layout | None = None
+        seen: list[Any] = []
+
+        def call(*tensors: torch.Tensor) -> Any:
+            nonlocal layout, seen
+            if not all(takes):
+                tensors = tuple(compress(tensors, takes))
+            kinds = [(x.shape, x.dtype) for x in tensors]
+            if kinds != seen:
+                layout, seen = _layout(lib, function, template, tensors), kinds
+            if layout is None:
+                arrays = (x.detach().numpy() for x in tensors)
+                return _tensors(function(lib, *[next(arrays) if isinstance(arg, Ref) else arg for arg in template]))
+            return layout.call(tensors)
+
+        return call
+
+    return make
 
 
 def _tensors(result: Any) -> Any:
@@ -401,22 +424,82 @@ def _tensors(result: Any) -> Any:
     return torch.from_numpy(result)
 
 
-def _listed(function: Callable[..., Any], *, without: Sequence[int] = ()) -> Maker:
-    """A function of numerics/ that takes the operation's arguments in their order, but for those at `without`."""
+class _Notes:
+    """Stands where a `Library` does: notes the kernel's call instead of making it."""
 
-    def make(lib: Library, args: Sequence[Any]) -> Call:
-        template = [arg for place, arg in enumerate(args) if place not in without]
-        is_tensor = [isinstance(arg, Ref) for arg in template]
-        kept = [place not in without for place, arg in enumerate(args) if isinstance(arg, Ref)]
+    kernel = ""
+    arguments: tuple[Any, ...] = ()
 
-        def call(*tensors: torch.Tensor) -> Any:
-            arrays = (_array(x) for x, keep in zip(tensors, kept, strict=True) if keep)
-            filled = [next(arrays) if wanted else arg for wanted, arg in zip(is_tensor, template, strict=True)]
-            return _tensors(function(lib, *filled))
+    def call(self, kernel: str, *arguments: Any) -> None:
+        self.kernel, self.arguments = kernel, arguments
 
-        return call
 
-    return make
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """One kernel's call for tensors of known shapes: NumPy's part is done once, then addresses are filled in.
+
+    Attributes:
+        arguments: what the kernel takes, with gaps where the addresses below belong.
+        inputs: (gap, which tensor).
+        outputs: (gap, shape, element type), or None for a gradient that is not wanted.
+        is_tuple: whether there are several.
+        kept: arrays of sizes, whose addresses are among the arguments.
+    """
+
+    kernel: Callable[..., int]
+    arguments: list[Any]
+    inputs: list[tuple[int, int]]
+    outputs: list[tuple[int, tuple[int, ...], torch.dtype] | None]
+    is_tuple: bool
+    kept: list[Any]
+
+    def call(self, tensors: Sequence[torch.Tensor]) -> Any:
+        arguments, results = self.arguments.copy(), []
+        whole = [_whole(x) for x in tensors]
+        for gap, which in self.inputs:
+            arguments[gap] = whole[which].data_ptr()
+        for output in self.outputs:
+            result = None
+            if output is not None:
+                gap, shape, dtype = output
+                result = torch.empty(shape, dtype=dtype)
+                arguments[gap] = result.data_ptr()
+            results.append(result)
+        self.kernel(*arguments)
+        return results if self.is_tuple else results[0]
+
+
+def _layout(
+    lib: Library, function: Callable[..., Any], template: Sequence[Any], tensors: Sequence[torch.Tensor]
+) -> _Layout | None:
+    """The call that `function` makes for tensors like these; None where it would convert one of them first."""
+    if any(x.dtype not in (FLOAT, torch.int64) for x in tensors):
+        return None
+    arrays = [numpy.empty(x.shape, "float32" if x.dtype is FLOAT else "int64") for x in tensors]
+    notes, given = _Notes(), iter(arrays)
+    result = function(notes, *[next(given) if isinstance(arg, Ref) else arg for arg in template])
+    results = result if isinstance(result, tuple) else (result,)
+    which = {array.ctypes.data: place for place, array in enumerate(arrays)}
+    made = {one.ctypes.data for one in results if one is not None}
+    arguments, gaps, inputs, kept = list(notes.arguments), {}, [], []
+    for gap, array in enumerate(notes.arguments):
+        if not isinstance(array, numpy.ndarray):
+            continue
+        at = arguments[gap] = array.ctypes.data
+        if at in which:
+            inputs.append((gap, which[at]))
+        elif at in made:
+            gaps[at] = gap
+        elif array.dtype == numpy.int64:
+            kept.append(array)
+        else:
+            return None
+    outputs = [
+        None if one is None else (gaps[one.ctypes.data], one.shape, torch.int64 if one.dtype == numpy.int64 else FLOAT)
+        for one in results
+    ]
+    kernel = lib.function(notes.kernel)
+    return _Layout(kernel, arguments, inputs, outputs, isinstance(result, tuple), kept)
 
 
 KERNELS: Final[dict[str, Maker]] = {
@@ -440,8 +523,8 @@ KERNELS: Final[dict[str, Maker]] = {
     "addcmul": _addcmul,
     "cast": _cast,
     "keep_mask": _keep_mask,
-    "mm": _mm,
-    "bmm": _mm,
+    "mm": _product,
+    "bmm": _product,
     "addmm": _addmm,
     "convolution": _convolution,
     "convolution_backward": _convolution_backward,

@@ -6,10 +6,12 @@ Preparation, once per program and device:
 2. nodes that depend on no input (masks, position indices) are computed once and kept;
 3. a value's slot is emptied after its last reader, so that memory is what the graph needs and no more;
 4. an elementwise operation writes its result over an argument that nobody reads after it, where that changes neither
-   bits nor layout: an optimiser's update then moves half of the bytes through the cache.
+   bits nor layout: an optimiser's update then moves half of the bytes through the cache;
+5. on the exact kernels an optimiser's step of a parameter is one call instead of ten (fusion.py).
 
 It runs only what admission.py passed: an `Admitted` cannot be made in another way. To its caller a phase is functional:
-inputs are never changed, the caller owns them. State given back lies in row-major order, as a checkpoint file does: a
+inputs are never changed. State and batch stay the caller's; gradients become the runner's, which frees each after its
+last use. State given back lies in row-major order, as a checkpoint file does: a
 kernel may choose its path by layout, and whoever resumes from the file must take the same one. Everything happens in
 inference mode: autograd is already part of the graph.
 
@@ -18,19 +20,24 @@ Next in the flow: segment.py, which feeds it step after step.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, MutableMapping, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 
-from tolsey.runtime import exact
+from tolsey.numerics import library
+from tolsey.runtime import exact, fusion
 from tolsey.runtime.admission import Admitted
 from tolsey.runtime.graph import Phase, Program, TensorSpec
 from tolsey.runtime.ops import refs
 
 Key = tuple[str, str]
-Values = Mapping[Key, torch.Tensor]
+Outputs = dict[Key, torch.Tensor]
+Step = tuple[Callable[..., Any], tuple[int, ...], tuple[int, ...]]
+"""(function, slots read, slots written)."""
+Instruction = tuple[Callable[..., Any], tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+"""The same, and the slots emptied after it."""
 Observer = Callable[[int, tuple[torch.Tensor, ...]], None]
 """Called with a node's place in its phase and its outputs (a traced step, for disputes)."""
 
@@ -68,20 +75,21 @@ class PhaseRunner:
         self.inputs = phase.inputs
         self.outputs = phase.outputs
         self._template: list[Any] = [None] * len(phase.inputs)
-        self._code: list[tuple[Callable[..., Any], tuple[int, ...], int, int, tuple[int, ...]]] = []
         self._nodes: list[int] = []
-        self._functional: list[Callable[..., Any]] = []
+        self._plain: list[Instruction] = []
         self._prepare(program, phase, device)
+        self._code = self._quickened(program, phase, device)
 
-    def run(self, values: Values, observer: Observer | None = None) -> dict[Key, torch.Tensor]:
-        """The phase's outputs for these inputs (keyed by role and name).
+    def run(self, values: MutableMapping[Key, torch.Tensor], observer: Observer | None = None) -> Outputs:
+        """The phase's outputs for these inputs (keyed by role and name); gradients are taken out of `values`.
 
         Raises:
             KeyError: an input is missing.
+            MemoryError: there is not enough; the state given is unchanged.
             RuntimeError: an operation failed, such as an index outside its table; the state given is unchanged.
         """
         slots = self._template.copy()
-        slots[: len(self.inputs)] = [values[key] for key in self.inputs]
+        slots[: len(self.inputs)] = [values.pop(key) if key[0] == "grad" else values[key] for key in self.inputs]
         with torch.inference_mode():
             if observer is None:
                 self._run(slots)
@@ -93,65 +101,91 @@ class PhaseRunner:
             }
 
     def _run(self, slots: list[Any]) -> None:
-        for call, reads, write, count, dead in self._code:
+        for call, reads, writes, dead in self._code:
             if len(reads) == 1:
                 result = call(slots[reads[0]])
             elif len(reads) == 2:
                 result = call(slots[reads[0]], slots[reads[1]])
             else:
                 result = call(*[slots[slot] for slot in reads])
-            if count == 1:
-                slots[write] = result
+            if len(writes) == 1:
+                slots[writes[0]] = result
             else:
-                slots[write : write + count] = result
+                for slot, one in zip(writes, result, strict=True):
+                    slots[slot] = one
             for slot in dead:
                 slots[slot] = None
 
     def _run_observed(self, slots: list[Any], observer: Observer) -> None:
-        """As `_run`, but nothing is written over: what an observer was given stays as it was."""
-        for node, call, (_, reads, write, count, dead) in zip(self._nodes, self._functional, self._code, strict=True):
+        """Node by node, nothing written over: what an observer was given stays as it was."""
+        for node, (call, reads, writes, dead) in zip(self._nodes, self._plain, strict=True):
             result = call(*[slots[slot] for slot in reads])
-            outputs = (result,) if count == 1 else tuple(result)
-            slots[write : write + count] = outputs
+            outputs = (result,) if len(writes) == 1 else tuple(result)
+            slots[writes[0] : writes[0] + len(writes)] = outputs
             observer(node, outputs)
             for slot in dead:
                 slots[slot] = None
 
     def _prepare(self, program: Program, phase: Phase, device: torch.device) -> None:
+        """Slots, constants, and an instruction for each node that depends on an input."""
         constant: set[int] = set()
-        last_reader: dict[int, int] = {}
-        steps: list[tuple[tuple[int, ...], int, int]] = []
+        steps: list[Step] = []
         for index, node in enumerate(phase.nodes):
             args = node.definition.parse(node.args)
             build = node.definition.build
             if self._is_exact:
                 build = partial(exact.build, node.definition, profile=self._profile)
             call, reads = build(args, device), tuple(refs(args))
-            write, count = len(self._template), len(node.outs)
+            first, count = len(self._template), len(node.outs)
+            writes = tuple(range(first, first + count))
             self._template += [None] * count
             if all(slot in constant for slot in reads):
                 result = call(*[self._template[slot] for slot in reads])
-                self._template[write:] = [result] if count == 1 else list(result)
-                constant.update(range(write, write + count))
+                self._template[first:] = [result] if count == 1 else list(result)
+                constant.update(writes)
                 continue
-            last_reader.update(dict.fromkeys((*reads, *range(write, write + count)), len(steps)))
-            steps.append((reads, write, count))
+            steps.append((call, reads, writes))
             self._nodes.append(index)
-            self._functional.append(call)
-        kept = constant | {slot for _, _, slot in phase.outputs}
-        dead: dict[int, list[int]] = {}
-        for slot, reader in last_reader.items():
-            if slot not in kept:
-                dead.setdefault(reader, []).append(slot)
+        self._kept = constant | {slot for _, _, slot in phase.outputs}
+        self._plain = _freeing(steps, self._kept)
+
+    def _quickened(self, program: Program, phase: Phase, device: torch.device) -> list[Instruction]:
+        """The same, with optimisers' steps fused and results written over what nobody reads again."""
+        fused: dict[int, fusion.Step] = {}
+        if self._is_exact and device.type == "cpu":
+            for found in fusion.find(program, phase):
+                if found.nodes <= set(self._nodes):
+                    fused |= dict.fromkeys(found.nodes, found)
+        places, steps = [], list[Step]()
+        for index, (call, reads, writes, _) in zip(self._nodes, self._plain, strict=True):
+            whole = fused.get(index)
+            if whole is None:
+                steps.append((call, reads, writes))
+            elif index == max(whole.nodes):
+                steps.append((whole.build(library.current()), whole.reads, whole.writes))
+            else:
+                continue
+            places.append(index)
         overwritable = _overwritable(program, phase)
-        for place, (index, call, step) in enumerate(zip(self._nodes, self._functional, steps, strict=True)):
-            freed = tuple(dead.get(place, ()))
+        code = []
+        for index, (call, reads, writes, freed) in zip(places, _freeing(steps, self._kept), strict=True):
             into = overwritable.get(index, set()).intersection(freed)
             definition = phase.nodes[index].definition
             is_stock = not self._is_exact or definition.name in exact.AS_THEY_ARE
-            if into and definition.into is not None and is_stock:
-                call = definition.into(definition.parse(phase.nodes[index].args), step[0].index(min(into)))
-            self._code.append((call, *step, freed))
+            if into and definition.into is not None and is_stock and index not in fused:
+                call = definition.into(definition.parse(phase.nodes[index].args), reads.index(min(into)))
+            code.append((call, reads, writes, freed))
+        return code
+
+
+def _freeing(steps: Sequence[Step], kept: set[int]) -> list[Instruction]:
+    """The steps, each with the slots that nobody reads after it."""
+    last = {slot: place for place, (_, reads, writes) in enumerate(steps) for slot in (*reads, *writes)}
+    dead: dict[int, list[int]] = {}
+    for slot, place in last.items():
+        if slot not in kept:
+            dead.setdefault(place, []).append(slot)
+    return [(*step, tuple(dead.get(place, ()))) for place, step in enumerate(steps)]
 
 
 def _overwritable(program: Program, phase: Phase) -> dict[int, set[int]]:

@@ -4,8 +4,9 @@ Each update is written once, per tensor, without in-place work, from few simple 
 is a node that a dispute may end at. Per-step numbers (rates, bias corrections) come in as float32 scalars from
 schedule.py; constants of the whole job are Python floats and become part of the program.
 
-Semantics follow torch.optim.AdamW and torch.optim.SGD (dampening 0) and torch.nn.utils.clip_grad_norm_; a test
-compares over several steps. It refuses optimisers it does not name. Next in the flow: capture.py.
+Semantics follow torch.optim.AdamW and torch.optim.SGD (dampening 0), the Lion of its paper, and
+torch.nn.utils.clip_grad_norm_; tests compare over several steps. What an update computes, node for node, is also what
+fusion.py looks for. It refuses optimisers it does not name. Next in the flow: capture.py.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any, Final
 import torch
 
 from tolsey.errors import RemoteViolation, SpecInvalid
-from tolsey.runtime.schedule import Schedule, adamw_scalars, decimal_in, sgd_scalars
+from tolsey.runtime.schedule import Schedule, adamw_scalars, decimal_in, lion_scalars, sgd_scalars
 
 Tensors = dict[str, torch.Tensor]
 
@@ -31,7 +32,7 @@ class Optimiser:
     """An optimiser as a program names it.
 
     Attributes:
-        kind: "adamw" or "sgd".
+        kind: "adamw", "lion" or "sgd".
         options: decimal strings (and "nesterov": bool), complete with defaults.
     """
 
@@ -74,6 +75,14 @@ class Optimiser:
 def adamw(*, weight_decay: str = "0.01", beta1: str = "0.9", beta2: str = "0.999", eps: str = "1e-8") -> Optimiser:
     """AdamW (Loshchilov and Hutter 2019) with decoupled weight decay."""
     return Optimiser(kind="adamw", options={"weight_decay": weight_decay, "beta1": beta1, "beta2": beta2, "eps": eps})
+
+
+def lion(*, weight_decay: str = "0", beta1: str = "0.9", beta2: str = "0.99") -> Optimiser:
+    """Lion (Chen et al. 2023, algorithm 2): the sign of a blend of moment and gradient, decoupled weight decay.
+
+    Rates are three to ten times smaller than AdamW's, weight decays as much larger.
+    """
+    return Optimiser(kind="lion", options={"weight_decay": weight_decay, "beta1": beta1, "beta2": beta2})
 
 
 def sgd(*, momentum: str = "0", weight_decay: str = "0", nesterov: bool = False) -> Optimiser:
@@ -123,6 +132,15 @@ def _adamw_update(
     return moved, {"adamw1": first, "adamw2": second}
 
 
+def _lion_update(
+    param: torch.Tensor, grad: torch.Tensor, moments: Tensors, scalars: Tensors, options: Mapping[str, Any]
+) -> tuple[torch.Tensor, Tensors]:
+    beta1, beta2 = Decimal(options["beta1"]), Decimal(options["beta2"])
+    direction = torch.sign(torch.lerp(moments["lion"], grad, float(1 - beta1)))
+    moved = param * scalars["decay"] - direction * scalars["lr"]
+    return moved, {"lion": torch.lerp(moments["lion"], grad, float(1 - beta2))}
+
+
 def _sgd_update(
     param: torch.Tensor, grad: torch.Tensor, moments: Tensors, scalars: Tensors, options: Mapping[str, Any]
 ) -> tuple[torch.Tensor, Tensors]:
@@ -155,6 +173,13 @@ _KINDS: Final = {
         },
         scalars=adamw_scalars,
         update=_adamw_update,
+    ),
+    "lion": _Kind(
+        moments=("lion",),
+        scalar_names=("decay", "lr"),
+        limits={"weight_decay": ("0", "1e3"), "beta1": ("0", "0.999999"), "beta2": ("0", "0.99999999")},
+        scalars=lion_scalars,
+        update=_lion_update,
     ),
     "sgd": _Kind(
         moments=("momentum",),

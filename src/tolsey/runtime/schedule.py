@@ -15,6 +15,8 @@ and for AdamW at the n-th update (n = s + 1), b1, b2 its betas, w its weight dec
 
     decay = 1 - lr * w      step_size = lr / (1 - b1^n)      correction = 1 / sqrt(1 - b2^n)
 
+and for Lion the same decay.
+
 It refuses floats: all rates are decimal strings such as "0.001" or "1e-3". Next in the flow: optimisers.py names the
 scalars that an update takes; segment.py feeds them to the executor.
 """
@@ -100,6 +102,13 @@ def adamw_scalars(schedule: Schedule, options: Mapping[str, Any], step: int) -> 
             "step_size": lr / (1 - beta1 ** (step + 1)),
             "correction": 1 / (1 - beta2 ** (step + 1)).sqrt(),
         }
+
+
+def lion_scalars(schedule: Schedule, options: Mapping[str, Any], step: int) -> dict[str, Decimal]:
+    """lr and decay of the update at `step`; options hold weight_decay."""
+    lr = schedule.lr(step)
+    with localcontext(_CONTEXT):
+        return {"lr": lr, "decay": 1 - lr * Decimal(options["weight_decay"])}
 
 
 def sgd_scalars(schedule: Schedule, options: Mapping[str, Any], step: int) -> dict[str, Decimal]:
