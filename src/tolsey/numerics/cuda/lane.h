@@ -52,11 +52,13 @@ INLINE float sfma(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 INLINE float sfma(float a, float b, float c) { return a * b + c; }
 #endif
 INLINE float ssqrt(float x) { return __fsqrt_rn(x); }
+INLINE float sround(float x) { return rintf(x); }
 
 /* ---------------------------------------------------------------- types */
 
 struct vf {
     float x;
+    __device__ float &operator[](int) { return x; }
     __device__ float operator[](int) const { return x; }
 };
 struct vi {
@@ -140,7 +142,7 @@ INLINE void vstore_n(float *p, vf x, int64_t) { *p = x.x; }
 
 INLINE vf vfma(vf a, vf b, vf c) { return vf{sfma(a.x, b.x, c.x)}; }
 INLINE vf vsqrt(vf x) { return vf{__fsqrt_rn(x.x)}; }
-INLINE vf vround(vf x) { return vf{rintf(x.x)}; }
+INLINE vf vround(vf x) { return vf{sround(x.x)}; }
 INLINE vf vtof(vi x) { return vf{(float)x.x}; }
 INLINE vu vmulhi_u(vu a, vu b) { return vu(__umulhi(a.x, b.x)); }
 

@@ -5,3 +5,4 @@
 #include "elementwise.c"
 #include "optimisers.c"
 #include "philox.c"
+#include "probe.c"

@@ -79,13 +79,13 @@ template <class Join, class Add> INLINE float chunk_of(int64_t first, int64_t pa
 /* WARPS warps that work on one list. A team of one warp takes lists of one chunk; a larger one is a block, and takes lists of
  * up to MAX_CHUNKS chunks. */
 template <int WARPS> struct team {
-    /* The list of this team in a grid of blocks of `TEAMS` teams, and how many there are. */
-    enum { THREADS_A_BLOCK = WARPS == 1 ? 256 : 32 * WARPS, TEAMS = THREADS_A_BLOCK / (32 * WARPS) };
-    static __device__ int64_t first_list() { return (int64_t)blockIdx.x * TEAMS + (WARPS == 1 ? threadIdx.x / 32 : 0); }
-    static __device__ int64_t all() { return (int64_t)gridDim.x * TEAMS; }
-    /* The thread among those of its team. */
-    static __device__ int member() { return threadIdx.x % (32 * WARPS); }
     enum { MEMBERS = 32 * WARPS };
+    /* Teams of one warp share a block, a larger one is a block. */
+    static __device__ int64_t teams_a_block() { return WARPS == 1 ? blockDim.x / 32 : 1; }
+    static __device__ int64_t first_list() { return blockIdx.x * teams_a_block() + (WARPS == 1 ? threadIdx.x / 32 : 0); }
+    static __device__ int64_t all() { return gridDim.x * teams_a_block(); }
+    /* The thread among those of its team. */
+    static __device__ int member() { return threadIdx.x % MEMBERS; }
 
     float *chunk_results; /* MAX_CHUNKS in shared memory; not used by a single warp */
 
