@@ -80,27 +80,27 @@ def test_tail_writes_what_belongs_to_it_and_no_more(lib: Library, count: int) ->
 @x86
 @pytest.mark.parametrize("control", [FLUSH_X86, UPWARD_X86])
 def test_kernel_under_a_foreign_control_register_computes_by_the_law_and_gives_it_back(
-    lib: Library, control: int
+    cpu: Library, control: int
 ) -> None:
     a, b, c = triples("tiny", 40_000)
     a = a * numpy.float32(2.0**-40)
     expected = reference.fma(a, b, c), a * b
     assert (numpy.abs(expected[1]) < numpy.finfo(numpy.float32).tiny).mean() > 0.9
-    before = lib.control
-    lib.control = foreign = before | control
+    before = cpu.control
+    cpu.control = foreign = before | control
     try:
-        seen, inside = lib.is_lawful(), lib.is_lawful(entered=True)
-        found = probe(lib, "fma", a, b, c), probe(lib, "mul", a, b)
-        after = lib.control
+        seen, inside = cpu.is_lawful(), cpu.is_lawful(entered=True)
+        found = probe(cpu, "fma", a, b, c), probe(cpu, "mul", a, b)
+        after = cpu.control
     finally:
-        lib.control = before
+        cpu.control = before
     assert (seen, inside) == (False, True)
     assert after & ~0x3F == foreign & ~0x3F
     for one, other in zip(found, expected, strict=True):
         assert_same_bits(one, other)
 
 
-def test_many_threads_calling_at_once_each_get_their_own_result(lib: Library) -> None:
+def test_many_threads_calling_at_once_each_get_their_own_result(cpu: Library) -> None:
     draws = [triples("unit", 50_000 + n) for n in range(6)]
     expected = [reference.fma(*three) for three in draws]
     found: dict[int, bool] = {}
@@ -108,7 +108,7 @@ def test_many_threads_calling_at_once_each_get_their_own_result(lib: Library) ->
 
     def call(n: int) -> None:
         start.wait()
-        found[n] = all((probe(lib, "fma", *draws[n]) == expected[n]).all() for _ in range(30))
+        found[n] = all((probe(cpu, "fma", *draws[n]) == expected[n]).all() for _ in range(30))
 
     callers = [threading.Thread(target=call, args=(n,)) for n in range(len(draws))]
     for caller in callers:
@@ -141,9 +141,9 @@ def test_pool_works_in_a_forked_child_and_in_its_parent(isa: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_idle_pool_uses_no_time(lib: Library) -> None:
+def test_idle_pool_uses_no_time(cpu: Library) -> None:
     a = numpy.zeros(100_000, dtype=numpy.float32)
-    probe(lib, "add", a, a)
+    probe(cpu, "add", a, a)
     before = os.times()
     threading.Event().wait(0.2)  # what is measured is that nothing happens while time passes
     after = os.times()
@@ -161,8 +161,11 @@ def test_kernel_refuses_bad_arguments(lib: Library) -> None:
     with pytest.raises(TypeError, match="aligned"):
         crooked = numpy.zeros(17, dtype=numpy.uint8)[1:].view(numpy.float32)
         lib.call("tolsey_probe", 0, crooked, a, a, a, 4)
+
+
+def test_no_threads_are_refused(cpu: Library) -> None:
     with pytest.raises(ConfigError, match="0 threads"):
-        lib.threads = 0
+        cpu.threads = 0
 
 
 def test_declare_another_signature_is_our_own_fault() -> None:

@@ -202,7 +202,7 @@ def changed(isa: str, changes: list[tuple[str, str]], folder: Path, monkeypatch:
     """A build of gemm.c in which each old text is a new one."""
     native = folder / "native"
     native.mkdir()
-    for name in ("base.h", "gemm.h", "control.c", "parallel.c", "scratch.c"):
+    for name in ("base.h", "choosing.h", "gemm.h", "control.c", "parallel.c", "scratch.c"):
         shutil.copy(build.SOURCES / name, native)
     text = (build.SOURCES / "gemm.c").read_text()
     for old, new in changes:

@@ -38,7 +38,7 @@ def test_vectors_hold_for_each_build(lib: Library) -> None:
     assert not wrong
 
 
-HEADERS = ("base.h", "functions.h", "reduce.h", "lists.h")
+HEADERS = ("base.h", "choosing.h", "functions.h", "reduce.h", "lists.h")
 FOUNDATION = ("control.c", "parallel.c", "scratch.c")
 ROW = "if (left > {0}) a = fold(kind, a, vload_n(mine[{1}] + j, w), m, power, w);"
 

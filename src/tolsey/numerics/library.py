@@ -79,6 +79,11 @@ def signature(name: str) -> tuple[str, ...]:
     return _signatures[name]
 
 
+def declared() -> dict[str, tuple[str, ...]]:
+    """The words of each kernel's signature, for all that are known by now."""
+    return dict(_signatures)
+
+
 class Library:
     """One loaded build. Any number may be loaded at once; each has threads of its own.
 
@@ -184,11 +189,15 @@ class Library:
         words = _signatures[name]
         if len(arguments) != len(words):
             raise TypeError(f"{name} takes {len(words)} arguments, not {len(arguments)}")
-        kernel(*map(_argument, words, arguments))
+        kernel(*map(checked_address, words, arguments))
 
 
-def _argument(word: str, given: Any) -> Any:
-    """An array's address, checked; a number as it is."""
+def checked_address(word: str, given: Any) -> Any:
+    """An array's address; a number and None as they are.
+
+    Raises:
+        TypeError: an array of another element type than the word says, or not aligned to its elements.
+    """
     if word in _BY_VALUE or given is None:
         return given
     if not isinstance(given, numpy.ndarray) or given.dtype != _POINTED_AT[word] or not given.flags.aligned:

@@ -4,9 +4,8 @@
 UNARY(relu, vmax(a, vset(0.0f)))
 
 PLACES_TASK(threshold_backward, LOAD_AB, vselect((vi)(b <= vset(it->p)), vset(0.0f), a))
-TOLSEY_EXPORT int tolsey_threshold_backward(const float *grad, const float *x, float threshold, float *y, int64_t n) {
-    return for_places(n, threshold_backward_places, (struct places){.a = grad, .b = x, .y = y, .p = threshold});
-}
+PLACES_KERNEL(threshold_backward, (const float *grad, const float *x, float threshold, float *y, int64_t n),
+              {.a = grad, .b = x, .y = y, .p = threshold})
 
 /* a is the gradient, b the output. */
 BINARY(sigmoid_backward, (a * (vset(1.0f) - b)) * b)

@@ -14,15 +14,13 @@
  * Shape of a kernel:
  *
  *     static int double_some(void *ctx, int64_t begin, int64_t end) {
- *         struct doubled *it = ctx;
+ *         struct doubled *it = (struct doubled *)ctx;
  *         FOR_VECTORS(i, w, begin, end) { vf x = vload_n(it->x + i, w); vstore_n(it->y + i, x + x, w); }
  *         return 0;
  *     }
- *     TOLSEY_EXPORT int tolsey_double(const float *x, float *y, int64_t n) {
- *         LAWFUL_ENTRY;
- *         struct doubled it = {x, y};
- *         return tolsey_parallel(n, 4096, double_some, &it);
- *     }
+ *     TASK_KERNEL(double, (const float *x, float *y, int64_t n), n, 4096, double_some, struct doubled, {x, y})
+ *
+ * A kernel written like that is compiled for GPUs too (cuda/lane.h), where each thread is a vector of one number.
  */
 #ifndef TOLSEY_BASE_H
 #define TOLSEY_BASE_H
@@ -66,6 +64,9 @@
 
 #define TOLSEY_EXPORT __attribute__((visibility("default")))
 #define INLINE static inline __attribute__((always_inline, unused))
+#define TABLE static const
+#define INFINITE __builtin_inff()
+#define NOT_A_NUMBER __builtin_nanf("")
 
 /* What an exported kernel returns; library.py turns the rest into exceptions. */
 enum { TOLSEY_OK = 0, TOLSEY_NO_MEMORY = 1, TOLSEY_BAD_ARGUMENT = 2, TOLSEY_BAD_INDEX = 3 };
@@ -175,18 +176,14 @@ INLINE void vstore_n(float *p, vf x, int64_t n) {
     for (int64_t i = (begin), i##_end = (end), w = i##_end - i < VW ? i##_end - i : VW; i < i##_end;                   \
          i += VW, w = i##_end - i < VW ? i##_end - i : VW)
 
+/* The same for what is no vector. */
+#define FOR_STRIDES(i, step, begin, end) for (int64_t i = (begin); i < (end); i += (step))
+#define FOR_PLACES(i, begin, end) FOR_STRIDES(i, 1, begin, end)
+
 /* ---------------------------------------------------------------- choosing and bits */
 
 INLINE vi vselect_i(vi mask, vi yes, vi no) { return (mask & yes) | (~mask & no); }
 INLINE vu vselect_u(vi mask, vu yes, vu no) { return ((vu)mask & yes) | (~(vu)mask & no); }
-INLINE vi visnan(vf x) { return (vi)(x != x); }
-INLINE vf vabs(vf x) { return (vf)((vi)x & vset_i(0x7fffffff)); }
-INLINE vf vneg(vf x) { return (vf)((vu)x ^ vset_u(0x80000000u)); }
-/* The size of the first with the sign of the second. */
-INLINE vf vcopysign(vf size, vf sign) {
-    return (vf)(((vu)size & vset_u(0x7fffffffu)) | ((vu)sign & vset_u(0x80000000u)));
-}
-INLINE vf vcanonical(vf x) { return vselect(visnan(x), (vf)vset_i(0x7fc00000), x); }
 
 INLINE uint32_t bits_of(float x) {
     uint32_t u;
@@ -199,17 +196,7 @@ INLINE float float_of(uint32_t u) {
     return x;
 }
 
-/* Larger and smaller by the law: NaN wins, +0 is above -0; so order of a reduction does not matter. */
-INLINE vf vmax(vf a, vf b) {
-    vf r = vselect((vi)(a > b), a, b);
-    r = vselect((vi)(a == b), (vf)((vi)a & (vi)b), r);
-    return vselect(visnan(a), a, r);
-}
-INLINE vf vmin(vf a, vf b) {
-    vf r = vselect((vi)(a < b), a, b);
-    r = vselect((vi)(a == b), (vf)((vi)a | (vi)b), r);
-    return vselect(visnan(a), a, r);
-}
+#include "choosing.h"
 
 /* ---------------------------------------------------------------- arithmetic */
 
@@ -297,8 +284,6 @@ INLINE vu vmulhi_u(vu a, vu b) {
     return __builtin_convertvector((__builtin_convertvector(a, vlu) * __builtin_convertvector(b, vlu)) >> 32, vu);
 #endif
 }
-/* 2^n for -126 <= n <= 127. */
-INLINE vf vpow2(vi n) { return (vf)((n + 127) << 23); }
 
 /* ---------------------------------------------------------------- what has state */
 
@@ -317,6 +302,15 @@ TOLSEY_EXPORT int tolsey_parallel(int64_t count, int64_t grain, tolsey_task task
 TOLSEY_EXPORT int tolsey_threads(void);
 /* How many threads a job brought now may get: 1 inside a task. For choosing a grain, never for choosing an order. */
 int tolsey_helpers(void);
+
+/* The exported kernel tolsey_NAME out of a task: `state` filled in from the parameters, then the task over `count` places,
+ * `at_once` of them at a time; a negative count is a bad argument. */
+#define TASK_KERNEL(name, parameters, count, at_once, task, state, ...)                                                \
+    TOLSEY_EXPORT int tolsey_##name parameters {                                                                       \
+        LAWFUL_ENTRY;                                                                                                  \
+        state it = __VA_ARGS__;                                                                                        \
+        return (count) < 0 ? TOLSEY_BAD_ARGUMENT : tolsey_parallel(count, at_once, task, &it);                         \
+    }
 
 /* scratch.c: memory of the calling thread, aligned to 64 bytes, kept for the next call, lost at the next request for the
  * same slot. NULL when there is none: return TOLSEY_NO_MEMORY. Contents are left over from before. Each use has a slot of

@@ -27,44 +27,35 @@ PLACES_TASK(fourth, LOAD_A, (a * a) * (a * a))
 PLACES_TASK(over_square, LOAD_A, vset(1.0f) / (a * a))
 PLACES_TASK(any_power, LOAD_A, vpow(a, vset(it->p)))
 
-TOLSEY_EXPORT int tolsey_pow_scalar(const float *a, float exponent, float *y, int64_t n) {
-    static const struct {
-        float exponent;
-        tolsey_task task;
-    } own[] = {
-        {0.0f, one_places},   {1.0f, same_places},   {2.0f, square_places},      {3.0f, cube_places},
-        {4.0f, fourth_places}, {0.5f, sqrt_places},   {-0.5f, rsqrt_places},      {-1.0f, reciprocal_places},
-        {-2.0f, over_square_places},
-    };
-    tolsey_task task = any_power_places;
-    for (size_t k = 0; k < sizeof own / sizeof *own; k++)
-        if (own[k].exponent == exponent) task = own[k].task;
-    return for_places(n, task, (struct places){.a = a, .y = y, .p = exponent});
+static int pow_scalar_places(void *ctx, int64_t begin, int64_t end) {
+    const float exponent = ((const struct places *)ctx)->p;
+    if (exponent == 0.0f) return one_places(ctx, begin, end);
+    if (exponent == 1.0f) return same_places(ctx, begin, end);
+    if (exponent == 2.0f) return square_places(ctx, begin, end);
+    if (exponent == 3.0f) return cube_places(ctx, begin, end);
+    if (exponent == 4.0f) return fourth_places(ctx, begin, end);
+    if (exponent == 0.5f) return sqrt_places(ctx, begin, end);
+    if (exponent == -0.5f) return rsqrt_places(ctx, begin, end);
+    if (exponent == -1.0f) return reciprocal_places(ctx, begin, end);
+    if (exponent == -2.0f) return over_square_places(ctx, begin, end);
+    return any_power_places(ctx, begin, end);
 }
+PLACES_KERNEL(pow_scalar, (const float *a, float exponent, float *y, int64_t n), {.a = a, .y = y, .p = exponent})
 
 PLACES_TASK(clamp, LOAD_A, vmin(vmax(a, vset(it->p)), vset(it->q)))
 PLACES_TASK(clamp_low, LOAD_A, vmax(a, vset(it->p)))
 PLACES_TASK(clamp_high, LOAD_A, vmin(a, vset(it->p)))
-
-TOLSEY_EXPORT int tolsey_clamp(const float *a, float low, float high, float *y, int64_t n) {
-    return for_places(n, clamp_places, (struct places){.a = a, .y = y, .p = low, .q = high});
-}
-TOLSEY_EXPORT int tolsey_clamp_low(const float *a, float low, float *y, int64_t n) {
-    return for_places(n, clamp_low_places, (struct places){.a = a, .y = y, .p = low});
-}
-TOLSEY_EXPORT int tolsey_clamp_high(const float *a, float high, float *y, int64_t n) {
-    return for_places(n, clamp_high_places, (struct places){.a = a, .y = y, .p = high});
-}
+PLACES_KERNEL(clamp, (const float *a, float low, float high, float *y, int64_t n),
+              {.a = a, .y = y, .p = low, .q = high})
+PLACES_KERNEL(clamp_low, (const float *a, float low, float *y, int64_t n), {.a = a, .y = y, .p = low})
+PLACES_KERNEL(clamp_high, (const float *a, float high, float *y, int64_t n), {.a = a, .y = y, .p = high})
 
 PLACES_TASK(lerp, LOAD_AB, vlerp(a, b, it->p))
 PLACES_TASK(addcmul, LOAD_ABC, a + (vset(it->p) * b) * c)
-
-TOLSEY_EXPORT int tolsey_lerp(const float *a, const float *target, float weight, float *y, int64_t n) {
-    return for_places(n, lerp_places, (struct places){.a = a, .b = target, .y = y, .p = weight});
-}
-TOLSEY_EXPORT int tolsey_addcmul(const float *a, const float *b, const float *c, float value, float *y, int64_t n) {
-    return for_places(n, addcmul_places, (struct places){.a = a, .b = b, .c = c, .y = y, .p = value});
-}
+PLACES_KERNEL(lerp, (const float *a, const float *target, float weight, float *y, int64_t n),
+              {.a = a, .b = target, .y = y, .p = weight})
+PLACES_KERNEL(addcmul, (const float *a, const float *b, const float *c, float value, float *y, int64_t n),
+              {.a = a, .b = b, .c = c, .y = y, .p = value})
 
 /* ---------------------------------------------------------------- conversions that C leaves undefined somewhere */
 
@@ -75,20 +66,17 @@ struct converted {
 
 #define CONVERSION(name, source, target, expression)                                                                   \
     static int name##_places(void *ctx, int64_t begin, int64_t end) {                                                  \
-        const struct converted *it = ctx;                                                                              \
-        const source *from = it->from;                                                                                 \
-        target *to = it->to;                                                                                           \
-        for (int64_t i = begin; i < end; i++) {                                                                        \
+        const struct converted *it = (const struct converted *)ctx;                                                    \
+        const source *from = (const source *)it->from;                                                                 \
+        target *to = (target *)it->to;                                                                                 \
+        FOR_PLACES(i, begin, end) {                                                                                    \
             const source x = from[i];                                                                                  \
             to[i] = (target)(expression);                                                                              \
         }                                                                                                              \
         return 0;                                                                                                      \
     }                                                                                                                  \
-    TOLSEY_EXPORT int tolsey_##name(const source *from, target *to, int64_t n) {                                       \
-        LAWFUL_ENTRY;                                                                                                  \
-        struct converted it = {from, to};                                                                              \
-        return n < 0 ? TOLSEY_BAD_ARGUMENT : tolsey_parallel(n, PLACES_AT_ONCE, name##_places, &it);                   \
-    }
+    TASK_KERNEL(name, (const source *from, target *to, int64_t n), n, PLACES_AT_ONCE, name##_places, struct converted, \
+                {from, to})
 
 /* Cut towards 0; what lies outside gives the nearest end, NaN gives 0. */
 #define CUT(low, high) x >= (float)(high) ? (high) : x <= (float)(low) ? (low) : x != x ? 0 : x

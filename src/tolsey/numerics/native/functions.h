@@ -32,7 +32,8 @@ INLINE vf vat_least(vf x, float limit) {
 #endif
 }
 
-/* The polynomial with these coefficients, highest power first, by fma. */
+/* The polynomial with these coefficients, highest power first, by fma; cuda/lane.h has one of its own. */
+#if !defined(POLYNOMIAL)
 #define POLYNOMIAL(x, first, ...)                                                                                      \
     ({                                                                                                                 \
         const float rest_[] = {__VA_ARGS__};                                                                           \
@@ -44,6 +45,7 @@ INLINE vf vat_least(vf x, float limit) {
 #define UNROLL_POLYNOMIAL _Pragma("clang loop unroll(full)")
 #else
 #define UNROLL_POLYNOMIAL _Pragma("GCC unroll 16")
+#endif
 #endif
 
 /* ---------------------------------------------------------------- exp, expm1 */
@@ -58,7 +60,8 @@ INLINE struct halving vhalving(vf x) {
     const vf shift = vset(0x1.8p23f);
     vf t = vfma(x, vset(0x1.715476p0f), shift), n = t - shift;
     vf r = vfma(n, vset(-0x1.62e4p-1f), x);
-    return (struct halving){vfma(n, vset(-0x1.7f7d1cp-20f), r), n, (vi)((vu)t - (vu)shift)};
+    struct halving h = {vfma(n, vset(-0x1.7f7d1cp-20f), r), n, (vi)((vu)t - (vu)shift)};
+    return h;
 }
 
 /* y * 2^n, rounded once; 1/4 < y < 4, -160 <= n <= 130. */
@@ -98,8 +101,8 @@ INLINE vf vlog_reduced(vf f, vi e) {
 
 /* What a logarithm is of `of`, a number that is not above 0 and finite. */
 INLINE vf vlog_special(vf of) {
-    vf r = vselect((vi)(of == vset(0.0f)), vset(-__builtin_inff()), vset(__builtin_nanf("")));
-    return vselect((vi)(of == vset(__builtin_inff())), of, r);
+    vf r = vselect((vi)(of == vset(0.0f)), vset(-INFINITE), vset(NOT_A_NUMBER));
+    return vselect((vi)(of == vset(INFINITE)), of, r);
 }
 
 INLINE vf vlog(vf x) {
@@ -108,7 +111,7 @@ INLINE vf vlog(vf x) {
     vi e = (vi)((vu)scaled - 0x3f2aaaabu) >> 23;
     vf m = (vf)((vu)scaled - ((vu)e << 23));
     vf y = vlog_reduced(m - vset(1.0f), e - (tiny & vset_i(23)));
-    return vselect((vi)(x > vset(0.0f)) & (vi)(x < vset(__builtin_inff())), y, vlog_special(x));
+    return vselect((vi)(x > vset(0.0f)) & (vi)(x < vset(INFINITE)), y, vlog_special(x));
 }
 
 INLINE vf vlog1p(vf x) {
@@ -118,7 +121,7 @@ INLINE vf vlog1p(vf x) {
     vf less = vpow2(-vselect_i((vi)(e > vset_i(64)), vset_i(64), e)) - vset(1.0f);
     vf f = (vf)((vu)x - ((vu)e << 23)) + less;
     vf y = vlog_reduced(f, e);
-    y = vselect((vi)(u > vset(0.0f)) & (vi)(u < vset(__builtin_inff())), y, vlog_special(u));
+    y = vselect((vi)(u > vset(0.0f)) & (vi)(u < vset(INFINITE)), y, vlog_special(u));
     return vselect((vi)(x == vset(0.0f)), x, y);
 }
 
@@ -151,7 +154,7 @@ INLINE vf verf(vf x) {
 /* ---------------------------------------------------------------- sin, cos */
 
 /* 2/pi: 26 zeros, then its bits. */
-static const uint32_t TWO_OVER_PI[8] = {
+TABLE uint32_t TWO_OVER_PI[8] = {
     0x00000028u, 0xbe60db93u, 0x91054a7fu, 0x09d5f47du, 0x4d377036u, 0xd8a5664fu, 0x10e4107fu, 0x9458eaf7u,
 };
 INLINE vu vtwo_over_pi(vu place) {
@@ -193,7 +196,8 @@ INLINE struct turning vturning(vf a) {
     const vf high_half_pi = vset(0x1.921fb6p0f), low_half_pi = vset(-0x1.777a5cp-25f);
     vf r = vfma(f, high_half_pi, vfma(f, low_half_pi, left * high_half_pi));
     vi near = (vi)(a <= vset(0x1.921fb6p-1f));
-    return (struct turning){vselect(near, a, r), (vu)(~near) & quarter};
+    struct turning it = {vselect(near, a, r), (vu)(~near) & quarter};
+    return it;
 }
 
 /* The sine, `quarter` quarter turns on. */
@@ -207,13 +211,13 @@ INLINE vf vsine_of(struct turning it) {
 INLINE vf vsin(vf x) {
     vf a = vabs(x), y = vsine_of(vturning(a));
     y = (vf)((vu)y ^ ((vu)x & 0x80000000u));
-    return vselect((vi)(a < vset(__builtin_inff())), y, x - x);
+    return vselect((vi)(a < vset(INFINITE)), y, x - x);
 }
 INLINE vf vcos(vf x) {
     vf a = vabs(x);
     struct turning it = vturning(a);
     it.quarter += 1;
-    return vselect((vi)(a < vset(__builtin_inff())), vsine_of(it), x - x);
+    return vselect((vi)(a < vset(INFINITE)), vsine_of(it), x - x);
 }
 
 /* ---------------------------------------------------------------- pow */
@@ -235,7 +239,7 @@ INLINE vf vpow_size(vf a, vf y) {
     vf rest = vfma(n, vset(0x1.7f7d1cp-20f), vfma(vset(2.0f), tail, twice - (sum - whole)));
     vf high = sum + rest, low = (sum - high) + rest;
     /* ln 0 and ln infinity. */
-    vf infinity = vset(__builtin_inff());
+    vf infinity = vset(INFINITE);
     high = vselect((vi)(a == vset(0.0f)), vneg(infinity), vselect((vi)(a == infinity), infinity, high));
     vf product = high * y, error = vfma(low, y, vfma(high, y, vneg(product)));
     vf clipped = vat_least(vat_most(product, 89.0f), -104.0f);
@@ -249,10 +253,10 @@ INLINE vf vpow(vf x, vf y) {
     vf r = vpow_size(vabs(x), y), half = y * vset(0.5f);
     vi is_whole = (vi)(vround(y) == y), is_odd = is_whole & (vi)(vround(half) != half);
     /* -1 to plus or minus infinity. */
-    r = vselect((vi)(vabs(x) == one) & (vi)(vabs(y) == vset(__builtin_inff())), one, r);
+    r = vselect((vi)(vabs(x) == one) & (vi)(vabs(y) == vset(INFINITE)), one, r);
     r = (vf)((vu)r ^ ((vu)is_odd & (vu)x & 0x80000000u));
-    vi undefined = (vi)(x < zero) & (vi)(x > vset(-__builtin_inff())) & ~is_whole;
-    r = vselect(undefined | visnan(x) | visnan(y), vset(__builtin_nanf("")), r);
+    vi undefined = (vi)(x < zero) & (vi)(x > vset(-INFINITE)) & ~is_whole;
+    r = vselect(undefined | visnan(x) | visnan(y), vset(NOT_A_NUMBER), r);
     return vselect((vi)(y == zero) | (vi)(x == one), one, r);
 }
 

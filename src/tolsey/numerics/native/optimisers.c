@@ -12,7 +12,7 @@ struct update {
 };
 
 static int adamw_places(void *ctx, int64_t begin, int64_t end) {
-    const struct update *it = ctx;
+    const struct update *it = (const struct update *)ctx;
     FOR_VECTORS(i, w, begin, end) {
         vf param = vload_n(it->param + i, w), grad = vload_n(it->grad + i, w) * vset(it->factor);
         vf first = vlerp(vload_n(it->first + i, w), grad, it->weight1);
@@ -25,21 +25,18 @@ static int adamw_places(void *ctx, int64_t begin, int64_t end) {
     return 0;
 }
 
-TOLSEY_EXPORT int tolsey_adamw(const float *param, const float *grad, const float *first, const float *second,
-                               float *param_out, float *first_out, float *second_out, int64_t n, float factor,
-                               float decay, float step_size, float correction, float weight1, float beta2, float weight2,
-                               float eps) {
-    LAWFUL_ENTRY;
-    struct update it = {.param = param, .grad = grad, .first = first, .second = second, .param_out = param_out,
-                        .first_out = first_out, .second_out = second_out, .factor = factor, .decay = decay,
-                        .rate = step_size, .correction = correction, .weight1 = weight1, .weight2 = weight2,
-                        .beta2 = beta2, .eps = eps};
-    return n < 0 ? TOLSEY_BAD_ARGUMENT : tolsey_parallel(n, PLACES_AT_ONCE, adamw_places, &it);
-}
+TASK_KERNEL(adamw,
+            (const float *param, const float *grad, const float *first, const float *second, float *param_out,
+             float *first_out, float *second_out, int64_t n, float factor, float decay, float step_size,
+             float correction, float weight1, float beta2, float weight2, float eps),
+            n, PLACES_AT_ONCE, adamw_places, struct update,
+            {.param = param, .grad = grad, .first = first, .second = second, .param_out = param_out,
+             .first_out = first_out, .second_out = second_out, .factor = factor, .decay = decay, .rate = step_size,
+             .correction = correction, .weight1 = weight1, .weight2 = weight2, .beta2 = beta2, .eps = eps})
 
 /* `first` is the velocity, `weight1` the momentum. */
 static int sgd_places(void *ctx, int64_t begin, int64_t end) {
-    const struct update *it = ctx;
+    const struct update *it = (const struct update *)ctx;
     FOR_VECTORS(i, w, begin, end) {
         vf param = vload_n(it->param + i, w), grad = vload_n(it->grad + i, w) * vset(it->factor);
         if (it->decay != 0.0f) grad = grad + param * vset(it->decay);
@@ -51,18 +48,15 @@ static int sgd_places(void *ctx, int64_t begin, int64_t end) {
     return 0;
 }
 
-TOLSEY_EXPORT int tolsey_sgd(const float *param, const float *grad, const float *velocity, float *param_out,
-                             float *velocity_out, int64_t n, float factor, float weight_decay, float momentum,
-                             int32_t nesterov, float lr) {
-    LAWFUL_ENTRY;
-    struct update it = {.param = param, .grad = grad, .first = velocity, .param_out = param_out,
-                        .first_out = velocity_out, .factor = factor, .decay = weight_decay, .rate = lr,
-                        .weight1 = momentum, .nesterov = nesterov};
-    return n < 0 ? TOLSEY_BAD_ARGUMENT : tolsey_parallel(n, PLACES_AT_ONCE, sgd_places, &it);
-}
+TASK_KERNEL(sgd,
+            (const float *param, const float *grad, const float *velocity, float *param_out, float *velocity_out,
+             int64_t n, float factor, float weight_decay, float momentum, int32_t nesterov, float lr),
+            n, PLACES_AT_ONCE, sgd_places, struct update,
+            {.param = param, .grad = grad, .first = velocity, .param_out = param_out, .first_out = velocity_out,
+             .factor = factor, .decay = weight_decay, .rate = lr, .weight1 = momentum, .nesterov = nesterov})
 
 static int lion_places(void *ctx, int64_t begin, int64_t end) {
-    const struct update *it = ctx;
+    const struct update *it = (const struct update *)ctx;
     FOR_VECTORS(i, w, begin, end) {
         vf param = vload_n(it->param + i, w), grad = vload_n(it->grad + i, w) * vset(it->factor);
         vf moment = vload_n(it->first + i, w), direction = vsign(vlerp(moment, grad, it->weight1));
@@ -72,12 +66,9 @@ static int lion_places(void *ctx, int64_t begin, int64_t end) {
     return 0;
 }
 
-TOLSEY_EXPORT int tolsey_lion(const float *param, const float *grad, const float *moment, float *param_out,
-                              float *moment_out, int64_t n, float factor, float decay, float lr, float weight1,
-                              float weight2) {
-    LAWFUL_ENTRY;
-    struct update it = {.param = param, .grad = grad, .first = moment, .param_out = param_out,
-                        .first_out = moment_out, .factor = factor, .decay = decay, .rate = lr, .weight1 = weight1,
-                        .weight2 = weight2};
-    return n < 0 ? TOLSEY_BAD_ARGUMENT : tolsey_parallel(n, PLACES_AT_ONCE, lion_places, &it);
-}
+TASK_KERNEL(lion,
+            (const float *param, const float *grad, const float *moment, float *param_out, float *moment_out, int64_t n,
+             float factor, float decay, float lr, float weight1, float weight2),
+            n, PLACES_AT_ONCE, lion_places, struct update,
+            {.param = param, .grad = grad, .first = moment, .param_out = param_out, .first_out = moment_out,
+             .factor = factor, .decay = decay, .rate = lr, .weight1 = weight1, .weight2 = weight2})

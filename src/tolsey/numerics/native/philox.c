@@ -37,10 +37,10 @@ INLINE void vector_of_words(const struct draw *it, uint64_t index, uint32_t word
 /* A task that writes out[j] from `word` for each word j; pieces begin at whole blocks. */
 #define WORDS_TASK(name, type, expression)                                                                             \
     static int name##_places(void *ctx, int64_t begin, int64_t end) {                                                  \
-        const struct draw *it = ctx;                                                                                   \
-        type *out = it->out;                                                                                           \
+        const struct draw *it = (const struct draw *)ctx;                                                              \
+        type *out = (type *)it->out;                                                                                   \
         uint32_t words[WORDS_A_VECTOR];                                                                                \
-        for (int64_t at = begin; at < end; at += WORDS_A_VECTOR) {                                                     \
+        FOR_STRIDES(at, WORDS_A_VECTOR, begin, end) {                                                                  \
             vector_of_words(it, it->first_index + (uint64_t)at / WORDS_A_BLOCK, words);                                \
             int64_t count = least(WORDS_A_VECTOR, end - at);                                                           \
             for (int64_t j = 0; j < count; j++) {                                                                      \
@@ -54,25 +54,20 @@ WORDS_TASK(words, uint32_t, word)
 WORDS_TASK(mask_f32, float, word >> 8 < it->threshold ? 1.0f : 0.0f)
 WORDS_TASK(mask_u8, uint8_t, word >> 8 < it->threshold)
 
-TOLSEY_EXPORT int tolsey_philox_words(uint64_t seed, uint32_t domain, uint32_t stream, uint64_t first_index,
-                                      uint32_t *out, int64_t n) {
-    struct draw it = {.seed = seed, .first_index = first_index, .domain = domain, .stream = stream, .out = out};
-    return n < 0 ? TOLSEY_BAD_ARGUMENT : tolsey_parallel(n, WORDS_AT_ONCE, words_places, &it);
+TASK_KERNEL(philox_words, (uint64_t seed, uint32_t domain, uint32_t stream, uint64_t first_index, uint32_t *out, int64_t n),
+            n, WORDS_AT_ONCE, words_places, struct draw,
+            {.seed = seed, .first_index = first_index, .domain = domain, .stream = stream, .out = out})
+
+/* n where a mask of so many elements can be drawn, else -1. */
+INLINE int64_t mask_length(int64_t n, uint32_t threshold) {
+    return n > (int64_t)WORDS_A_BLOCK << 32 || threshold > 1u << 24 ? -1 : n;
 }
 
 /* `position` is step * micro-batches + micro-batch, the upper half of the counter's index. */
-INLINE int mask(uint64_t seed, uint32_t stream, uint32_t position, uint32_t threshold, void *out, int64_t n,
-                tolsey_task task) {
-    struct draw it = {.seed = seed, .first_index = (uint64_t)position << 32, .domain = DOMAIN_MASK, .stream = stream,
-                      .threshold = threshold, .out = out};
-    if (n < 0 || n > (int64_t)WORDS_A_BLOCK << 32 || threshold > 1u << 24) return TOLSEY_BAD_ARGUMENT;
-    return tolsey_parallel(n, WORDS_AT_ONCE, task, &it);
-}
-TOLSEY_EXPORT int tolsey_keep_mask(uint64_t seed, uint32_t stream, uint32_t position, uint32_t threshold, float *out,
-                                   int64_t n) {
-    return mask(seed, stream, position, threshold, out, n, mask_f32_places);
-}
-TOLSEY_EXPORT int tolsey_keep_mask_u8(uint64_t seed, uint32_t stream, uint32_t position, uint32_t threshold,
-                                      uint8_t *out, int64_t n) {
-    return mask(seed, stream, position, threshold, out, n, mask_u8_places);
-}
+#define MASK_KERNEL(name, type, task)                                                                                  \
+    TASK_KERNEL(name, (uint64_t seed, uint32_t stream, uint32_t position, uint32_t threshold, type *out, int64_t n),   \
+                mask_length(n, threshold), WORDS_AT_ONCE, task, struct draw,                                           \
+                {.seed = seed, .first_index = (uint64_t)position << 32, .domain = DOMAIN_MASK, .stream = stream,       \
+                 .threshold = threshold, .out = out})
+MASK_KERNEL(keep_mask, float, mask_f32_places)
+MASK_KERNEL(keep_mask_u8, uint8_t, mask_u8_places)

@@ -23,7 +23,7 @@ struct places {
 /* A task out of an expression in the vectors a, b, c and the numbers it->p, it->q. */
 #define PLACES_TASK(name, loads, expression)                                                                           \
     static int name##_places(void *ctx, int64_t begin, int64_t end) {                                                  \
-        const struct places *it = ctx;                                                                                 \
+        const struct places *it = (const struct places *)ctx;                                                          \
         FOR_VECTORS(i, w, begin, end) {                                                                                \
             loads;                                                                                                     \
             vstore_n(it->y + i, (expression), w);                                                                      \
@@ -31,21 +31,16 @@ struct places {
         return 0;                                                                                                      \
     }
 
-INLINE int for_places(int64_t n, tolsey_task task, struct places it) {
-    LAWFUL_ENTRY;
-    return n < 0 ? TOLSEY_BAD_ARGUMENT : tolsey_parallel(n, PLACES_AT_ONCE, task, &it);
-}
+/* The kernel of a task: its parameters, the last of which is n, and what of `struct places` they fill in. */
+#define PLACES_KERNEL(name, parameters, ...)                                                                           \
+    TASK_KERNEL(name, parameters, n, PLACES_AT_ONCE, name##_places, struct places, __VA_ARGS__)
 
 #define UNARY(name, expression)                                                                                        \
     PLACES_TASK(name, LOAD_A, expression)                                                                              \
-    TOLSEY_EXPORT int tolsey_##name(const float *a, float *y, int64_t n) {                                             \
-        return for_places(n, name##_places, (struct places){.a = a, .y = y});                                          \
-    }
+    PLACES_KERNEL(name, (const float *a, float *y, int64_t n), {.a = a, .y = y})
 
 #define BINARY(name, expression)                                                                                       \
     PLACES_TASK(name, LOAD_AB, expression)                                                                             \
-    TOLSEY_EXPORT int tolsey_##name(const float *a, const float *b, float *y, int64_t n) {                             \
-        return for_places(n, name##_places, (struct places){.a = a, .b = b, .y = y});                                  \
-    }
+    PLACES_KERNEL(name, (const float *a, const float *b, float *y, int64_t n), {.a = a, .b = b, .y = y})
 
 #endif

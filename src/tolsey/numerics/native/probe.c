@@ -10,7 +10,7 @@ struct probed {
 };
 
 static int probe_some(void *ctx, int64_t begin, int64_t end) {
-    struct probed *it = ctx;
+    struct probed *it = (struct probed *)ctx;
     FOR_VECTORS(i, w, begin, end) {
         vf a = vload_n(it->a + i, w), b = vload_n(it->b + i, w), c = vload_n(it->c + i, w), r = a;
         switch (it->what) {
@@ -39,9 +39,5 @@ static int probe_some(void *ctx, int64_t begin, int64_t end) {
     return 0;
 }
 
-TOLSEY_EXPORT int tolsey_probe(int64_t what, const float *a, const float *b, const float *c, float *out, int64_t n) {
-    LAWFUL_ENTRY;
-    struct probed it = {what, a, b, c, out};
-    if (what < 0 || what >= PROBES || n < 0) return TOLSEY_BAD_ARGUMENT;
-    return tolsey_parallel(n, 1000, probe_some, &it);
-}
+TASK_KERNEL(probe, (int64_t what, const float *a, const float *b, const float *c, float *out, int64_t n),
+            what < 0 || what >= PROBES ? -1 : n, 1000, probe_some, struct probed, {what, a, b, c, out})

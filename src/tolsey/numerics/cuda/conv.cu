@@ -1,0 +1,165 @@
+/* Convolutions in one to three dimensions as products over an image seen through a window (docs/numerics/products.md, section
+ * 3); nothing is unrolled in memory. As native/conv.c:
+ *
+ *   forward           C[channel out, position]     = weight        x  input seen at (channel in, t)
+ *   backward input    C[channel in, position]      = weight turned x  output gradient seen at (channel out, t)
+ *   backward weight   C[channel out, (in, t)]      = output gradient x  input, over (image, place of the output)
+ *
+ * A *window* sees, from position (image, a) and tap (channel, t), the source at a * step + first + t * apart in each dimension,
+ * or +0 where that lies outside. In the backward input with a stride, positions of equal remainder make a *phase*: within it
+ * the same taps meet every position. blockIdx.z counts the groups. */
+#include "gemm.h"
+
+enum { DIMENSIONS = 3 };
+
+struct window {
+    int64_t images, groups, channels_up, channels_down; /* channels of a group: of the lines of C, and of the source */
+    int64_t size[DIMENSIONS];                           /* of the source */
+    int64_t grid[DIMENSIONS], step[DIMENSIONS];         /* positions */
+    int64_t taps[DIMENSIONS], first[DIMENSIONS], apart[DIMENSIONS];
+    int64_t kernel[DIMENSIONS], tap_first[DIMENSIONS], tap_apart[DIMENSIONS]; /* of a tap in the weight */
+    int64_t out[DIMENSIONS], out_first[DIMENSIONS], out_apart[DIMENSIONS];    /* of a position in the result */
+};
+
+INLINE int64_t volume(const int64_t *size) { return size[0] * size[1] * size[2]; }
+INLINE int64_t index_in(const int64_t *size, const int64_t *at) { return (at[0] * size[1] + at[1]) * size[2] + at[2]; }
+
+/* Three digits, the last one fastest; what is left is an image or a channel. Sizes fit into 31 bits, as launches.py checks. */
+struct digits {
+    int64_t outer, at[DIMENSIONS];
+    __device__ digits(int64_t index, const int64_t *sizes) {
+        uint32_t rest = (uint32_t)index;
+        for (int d = DIMENSIONS - 1; d >= 0; d--) {
+            const uint32_t size = (uint32_t)sizes[d], quotient = rest / size;
+            at[d] = rest - quotient * size;
+            rest = quotient;
+        }
+        outer = rest;
+    }
+};
+
+/* What the position and the tap see. source: [images, groups * channels, size], from this group's first channel on. */
+INLINE float seen(const window &it, const float *source, const digits &position, const digits &tap) {
+    int64_t at[DIMENSIONS];
+    bool inside = true;
+    UNROLL for (int d = 0; d < DIMENSIONS; d++) {
+        at[d] = position.at[d] * it.step[d] + it.first[d] + tap.at[d] * it.apart[d];
+        inside = inside && at[d] >= 0 && at[d] < it.size[d];
+    }
+    const int64_t plane = position.outer * it.groups * it.channels_down + tap.outer;
+    return inside ? source[plane * volume(it.size) + index_in(it.size, at)] : 0.0f;
+}
+
+/* A side of the product whose lines and ks are decoded: `line_is_position` where lines are positions and ks taps, else the
+ * other way round. */
+template <bool LINE_IS_POSITION> struct seen_side {
+    const window *it;
+    const float *source;
+
+    struct cursor {
+        const seen_side *side;
+        int64_t line, k;
+        __device__ float load(int e) const {
+            const window &it = *side->it;
+            if (LINE_IS_POSITION) return seen(it, side->source, digits(line, it.grid), digits(k + e, it.taps));
+            return seen(it, side->source, digits(k + e, it.grid), digits(line, it.taps));
+        }
+        __device__ void next() { k += TILE_K; }
+    };
+    __device__ bool along_k() const { return true; }
+    __device__ cursor at(int64_t line, int64_t k) const { return cursor{this, line, k}; }
+};
+
+/* weight [groups * channels_down, channels_up, kernel] of this group, turned: a line is a channel up, k a (channel down, t). */
+struct turned_weight {
+    const window *it;
+    const float *weight;
+
+    struct cursor {
+        const turned_weight *side;
+        int64_t line, k;
+        __device__ float load(int e) const {
+            const window &it = *side->it;
+            const digits tap(k + e, it.taps);
+            int64_t at[DIMENSIONS];
+            UNROLL for (int d = 0; d < DIMENSIONS; d++) at[d] = it.tap_first[d] + tap.at[d] * it.tap_apart[d];
+            return side->weight[(tap.outer * it.channels_up + line) * volume(it.kernel) + index_in(it.kernel, at)];
+        }
+        __device__ void next() { k += TILE_K; }
+    };
+    __device__ bool along_k() const { return true; }
+    __device__ cursor at(int64_t line, int64_t k) const { return cursor{this, line, k}; }
+};
+
+/* gradient [images, groups * channels_up, grid], from this group's first channel on: a line is a channel, k a position. */
+struct gradient_side {
+    const window *it;
+    const float *gradient;
+
+    struct cursor {
+        const gradient_side *side;
+        int64_t line, k;
+        __device__ float load(int e) const {
+            const window &it = *side->it;
+            const uint32_t places = (uint32_t)volume(it.grid), at = (uint32_t)(k + e), image = at / places;
+            return side->gradient[(image * it.groups * it.channels_up + line) * places + at % places];
+        }
+        __device__ void next() { k += TILE_K; }
+    };
+    __device__ bool along_k() const { return true; }
+    __device__ cursor at(int64_t line, int64_t k) const { return cursor{this, line, k}; }
+};
+
+/* C's columns are positions of a result [images, groups * channels_up, out]. */
+struct position_out {
+    const window *it;
+    float *result;
+    const float *bias;
+
+    __device__ void put(int64_t channel, int64_t column, float chain) {
+        const digits position(column, it->grid);
+        int64_t at[DIMENSIONS];
+        for (int d = 0; d < DIMENSIONS; d++) at[d] = it->out_first[d] + position.at[d] * it->out_apart[d];
+        const int64_t plane = position.outer * it->groups * it->channels_up + channel;
+        result[plane * volume(it->out) + index_in(it->out, at)] = bias ? chain + bias[channel] : chain;
+    }
+};
+
+struct matrix_out {
+    float *result;
+    int64_t columns;
+    __device__ void put(int64_t row, int64_t column, float chain) { result[row * columns + column] = chain; }
+};
+
+KERNEL __launch_bounds__(THREADS) convolution(const window it, const float *x, const float *weight, const float *bias, float *y) {
+    for (int64_t group = blockIdx.z; group < it.groups; group += gridDim.z) {
+        const int64_t up = group * it.channels_up, down = group * it.channels_down, k = it.channels_down * volume(it.taps);
+        const strided left = {weight + up * k, k, 1};
+        const seen_side<true> right = {&it, x + down * volume(it.size)};
+        position_out out = {&it, y + up * volume(it.out), bias ? bias + up : bias};
+        products<1>(left, right, out, it.channels_up, it.images * volume(it.grid), k);
+    }
+}
+
+/* One phase. grad: [images, groups * channels_down, size]. */
+KERNEL __launch_bounds__(THREADS) convolution_backward_input(const window it, const float *grad, const float *weight,
+                                                            const float *bias, float *dx) {
+    for (int64_t group = blockIdx.z; group < it.groups; group += gridDim.z) {
+        const int64_t up = group * it.channels_up, down = group * it.channels_down;
+        const turned_weight left = {&it, weight + down * it.channels_up * volume(it.kernel)};
+        const seen_side<true> right = {&it, grad + down * volume(it.size)};
+        position_out out = {&it, dx + up * volume(it.out), bias ? bias + up : bias};
+        products<1>(left, right, out, it.channels_up, it.images * volume(it.grid), it.channels_down * volume(it.taps));
+    }
+}
+
+KERNEL __launch_bounds__(THREADS) convolution_backward_weight(const window it, const float *grad, const float *x, float *dw) {
+    for (int64_t group = blockIdx.z; group < it.groups; group += gridDim.z) {
+        const int64_t up = group * it.channels_up, down = group * it.channels_down;
+        const int64_t columns = it.channels_down * volume(it.taps);
+        const gradient_side left = {&it, grad + up * volume(it.grid)};
+        const seen_side<false> right = {&it, x + down * volume(it.size)};
+        matrix_out out = {dw + up * columns, columns};
+        products<1>(left, right, out, it.channels_up, columns, it.images * volume(it.grid));
+    }
+}

@@ -1,0 +1,995 @@
+"""How each kernel of the C interface runs on a GPU: which kernels of *.cu, over how many blocks, with which memory.
+
+A function here has the name and the arguments of the C function that it stands for (`library.declare`), as integers:
+the addresses of numbers are the device's, those of sizes (`host` names their places) are this machine's. It queues
+launches on a `Device` and, where an input can be wrong, waits for them and looks. Grids decide speed and never bits:
+kernels walk what is to be done in strides.
+
+What is refused is what C refuses (ValueError, IndexError), and lists of more than 2^24 numbers in softmax and norms,
+for which there is no kernel yet. Next in the flow: library.py.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import numpy
+
+from tolsey.errors import ConfigError
+from tolsey.numerics import elementwise, library, probe
+
+CHUNK: Final = 4096
+LANES: Final = 32
+MAX_RANK: Final = 8
+MAX_LIST: Final = CHUNK * CHUNK
+GEMM_THREADS: Final = 256
+SORT_BLOCK: Final = 256
+TEAM_BLOCK: Final = 512
+MAX_GRID_Z: Final = 65535
+
+
+class Device(Protocol):
+    """Where kernels run. Launches are queued in order; reading waits for them.
+
+    Args:
+        multiprocessors: blocks beyond a few for each of them bring nothing.
+        threads_a_block: of kernels that do not care; a multiple of 32.
+    """
+
+    multiprocessors: int
+    threads_a_block: int
+
+    def launch(self, kernel: str, grid: Sequence[int], block: Sequence[int], *arguments: Any) -> None: ...
+
+    def room(self, size_bytes: int) -> int:
+        """An address of memory, aligned to 256 bytes, that lasts until the call that asked for it has run."""
+
+    def zero(self, address: int, size_bytes: int) -> None: ...
+
+    def copy(self, to: int, source: int, size_bytes: int) -> None: ...
+
+    def read(self, address: int, size_bytes: int) -> bytes: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """A function of device and arguments, and which arguments are addresses of this machine."""
+
+    run: Callable[..., None]
+    host: tuple[int, ...] = ()
+
+
+LAUNCHES: Final[dict[str, Launch]] = {}
+
+
+def _launch(name: str, *, host: Sequence[int] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    def known(run: Callable[..., None]) -> Callable[..., None]:
+        LAUNCHES[f"tolsey_{name}"] = Launch(run, tuple(host))
+        return run
+
+    return known
+
+
+# arguments
+
+
+def _at(address: int | None) -> ctypes.c_void_p:
+    return ctypes.c_void_p(address)
+
+
+_i64 = ctypes.c_int64
+_i32 = ctypes.c_int32
+_f32 = ctypes.c_float
+_BY_VALUE: Final[dict[str, Callable[[Any], Any]]] = {
+    "f32": ctypes.c_float,
+    "i32": ctypes.c_int32,
+    "i64": ctypes.c_int64,
+    "u32": ctypes.c_uint32,
+    "u64": ctypes.c_uint64,
+}
+
+
+def _host(address: int, count: int) -> list[int]:
+    """Integers in this machine's memory."""
+    return list((ctypes.c_int64 * count).from_address(address)) if count else []
+
+
+def _fl(number: float) -> float:
+    return float(numpy.float32(number))
+
+
+def _not_negative(*sizes: int) -> None:
+    if min(sizes) < 0:
+        raise ValueError(f"a size of {min(sizes)}")
+
+
+@contextmanager
+def _flag(device: Device, error: Exception | type[Exception]) -> Iterator[ctypes.c_void_p]:
+    """The address of a number that kernels raise where an input is wrong; then the error is raised here."""
+    address = device.room(4)
+    device.zero(address, 4)
+    yield _at(address)
+    if device.read(address, 4) != bytes(4):
+        raise error
+
+
+# single places
+
+
+def _flat(device: Device, kernel: str, count: int, *arguments: Any) -> None:
+    """A kernel over places, one for each thread while threads last."""
+    if count > 0:
+        block = device.threads_a_block
+        blocks = min(-(-count // block), device.multiprocessors * 16)
+        device.launch(kernel, (blocks, 1, 1), (block, 1, 1), *arguments)
+
+
+def _places(name: str) -> None:
+    words = library.declared()[name]
+    length = len(words) - 1 - words[::-1].index("i64")
+
+    def run(device: Device, *given: Any) -> None:
+        _not_negative(given[length])
+        if name == "tolsey_probe" and not 0 <= given[0] < len(probe.OPERATIONS):
+            raise ValueError(f"operation {given[0]}")
+        if "mask" in name and (given[length] > 4 << 32 or given[3] > 1 << 24):
+            raise ValueError(f"a mask of {given[length]} elements, threshold {given[3]}")
+        arguments = [_BY_VALUE.get(word, _at)(value) for word, value in zip(words, given, strict=True)]
+        _flat(device, name, given[length], *arguments)
+
+    LAUNCHES[name] = Launch(run)
+
+
+for _name in (*elementwise.SIGNATURES, "tolsey_probe"):
+    _places(_name)
+
+
+# products
+
+
+@_launch("gemm")
+def _gemm(device: Device, batch: int, m: int, n: int, k: int, *rest: int | None) -> None:
+    _not_negative(batch, m, n, k)
+    if not batch * m * n:
+        return
+    # Large tiles do the most with what they fetch; small ones keep all multiprocessors busy.
+    large = -(-m // 128) * -(-n // 128) * batch >= 2 * device.multiprocessors
+    side = 128 if large else 64
+    tiles = -(-m // side) * -(-n // side)
+    arguments = [_at(value) if place % 4 == 0 else _i64(value or 0) for place, value in enumerate(rest)]
+    device.launch(
+        f"gemm_{side}",
+        (min(tiles, 1 << 20), 1, min(batch, MAX_GRID_Z)),
+        (GEMM_THREADS, 1, 1),
+        *(_i64(size) for size in (batch, m, n, k)),
+        *arguments,
+    )
+
+
+class _Window(ctypes.Structure):
+    """conv.cu's `window`."""
+
+    _fields_ = [
+        *((name, _i64) for name in ("images", "groups", "channels_up", "channels_down")),
+        *((name, _i64 * 3) for name in ("size", "grid", "step", "taps", "first", "apart")),
+        *((name, _i64 * 3) for name in ("kernel", "tap_first", "tap_apart", "out", "out_first", "out_apart")),
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Geometry:
+    """products.Geometry, in three dimensions."""
+
+    images: int
+    groups: int
+    channels_in: int
+    channels_out: int
+    size: list[int]
+    kernel: list[int]
+    stride: list[int]
+    padding: list[int]
+    dilation: list[int]
+    out: list[int]
+
+    @classmethod
+    def at(cls, address: int) -> _Geometry:
+        numbers = _host(address, 22)
+        parts = [numbers[4 + 3 * part : 7 + 3 * part] for part in range(6)]
+        images, groups, channels_in, channels_out = numbers[:4]
+        found = cls(images, groups, channels_in, channels_out, *parts)
+        _not_negative(*numbers[:4], *found.size, *found.padding, *found.out)
+        if min(*found.kernel, *found.stride, *found.dilation) < 1:
+            raise ValueError(f"a window of {found.kernel}, stride {found.stride}, dilation {found.dilation}")
+        if max(found.images * math.prod(sizes) for sizes in (found.size, found.out)) >= 1 << 31:
+            raise ConfigError("a convolution over 2^31 places or more has no GPU kernel yet", fix="use a smaller batch")
+        if max(found.channels_in, found.channels_out) * math.prod(found.kernel) >= 1 << 31:
+            raise ConfigError("a convolution with 2^31 taps or more has no GPU kernel yet")
+        return found
+
+
+def _products(device: Device, kernel: str, window: _Window, rows: int, columns: int, *addresses: int | None) -> None:
+    if window.groups * rows * columns:
+        tiles = -(-rows // 64) * -(-columns // 64)
+        grid = (min(tiles, 1 << 20), 1, min(window.groups, MAX_GRID_Z))
+        device.launch(kernel, grid, (GEMM_THREADS, 1, 1), window, *map(_at, addresses))
+
+
+def _seen(shape: _Geometry, **more: Any) -> _Window:
+    """The input as the outputs see it."""
+    return _Window(
+        **{"images": shape.images, "groups": shape.groups},
+        **{"channels_up": shape.channels_out, "channels_down": shape.channels_in},
+        **{"size": (*shape.size,), "grid": (*shape.out,), "step": (*shape.stride,), "taps": (*shape.kernel,)},
+        **{"first": tuple(-padding for padding in shape.padding), "apart": (*shape.dilation,)},
+        **{"kernel": (*shape.kernel,), "tap_first": (0, 0, 0), "tap_apart": (1, 1, 1)},
+        **{"out": (*shape.out,), "out_first": (0, 0, 0), "out_apart": (1, 1, 1)},
+    )
+
+
+@_launch("convolution", host=[0])
+def _convolution(device: Device, geometry: int, x: int, weight: int, bias: int | None, y: int) -> None:
+    shape = _Geometry.at(geometry)
+    columns = shape.images * math.prod(shape.out)
+    _products(device, "convolution", _seen(shape), shape.channels_out, columns, x, weight, bias, y)
+
+
+@_launch("convolution_backward_weight", host=[0])
+def _convolution_backward_weight(device: Device, geometry: int, grad: int, x: int, dw: int) -> None:
+    shape = _Geometry.at(geometry)
+    columns = shape.channels_in * math.prod(shape.kernel)
+    _products(device, "convolution_backward_weight", _seen(shape), shape.channels_out, columns, grad, x, dw)
+
+
+@dataclass(frozen=True, slots=True)
+class _Phase:
+    """Places of one remainder along an axis of the input: place = start + stride * a, reached by the taps
+    first_tap + tap_step * u, from place a + offset + u * apart of the output."""
+
+    start: int
+    places: int
+    first_tap: int
+    tap_step: int
+    taps: int
+    offset: int
+    apart: int
+
+
+def _phases(size: int, kernel: int, stride: int, padding: int, dilation: int) -> list[_Phase]:
+    found = []
+    for start in range(min(stride, size)):
+        meeting = [tap for tap in range(kernel) if (start + padding - tap * dilation) % stride == 0]
+        first, step = (meeting[0] if meeting else 0), (stride // math.gcd(stride, dilation))
+        offset, apart = (start + padding - first * dilation) // stride, -(step * dilation // stride)
+        places = (size - start + stride - 1) // stride
+        found.append(_Phase(start, places, first, step, len(meeting), offset, apart))
+    return found
+
+
+@_launch("convolution_backward_input", host=[0])
+def _convolution_backward_input(
+    device: Device, geometry: int, grad: int, weight: int, bias: int | None, dx: int
+) -> None:
+    shape = _Geometry.at(geometry)
+    sides = zip(shape.size, shape.kernel, shape.stride, shape.padding, shape.dilation, strict=True)
+    a, b, c = (_phases(*side) for side in sides)
+    for phase in ((i, j, k) for i in a for j in b for k in c):
+        window = _Window(
+            **{"images": shape.images, "groups": shape.groups},
+            **{"channels_up": shape.channels_in, "channels_down": shape.channels_out},
+            **{"size": (*shape.out,), "grid": tuple(axis.places for axis in phase), "step": (1, 1, 1)},
+            **{name: tuple(getattr(axis, of) for axis in phase) for name, of in _OF_PHASE.items()},
+            **{"kernel": (*shape.kernel,), "out": (*shape.size,), "out_apart": (*shape.stride,)},
+        )
+        columns = shape.images * math.prod(axis.places for axis in phase)
+        _products(device, "convolution_backward_input", window, shape.channels_in, columns, grad, weight, bias, dx)
+
+
+_OF_PHASE: Final = {
+    **{"taps": "taps", "first": "offset", "apart": "apart"},
+    **{"tap_first": "first_tap", "tap_apart": "tap_step", "out_first": "start"},
+}
+
+
+# lists
+
+
+class _Dim(ctypes.Structure):
+    _fields_ = [("size", _i64), ("stride", _i64)]
+
+
+class _Lists(ctypes.Structure):
+    """warps.h's `lists`."""
+
+    _fields_ = [
+        *((name, _i64) for name in ("n", "kept", "width", "kept_dims", "reduced_dims")),
+        *((name, _Dim * MAX_RANK) for name in ("kept_dim", "reduced_dim")),
+    ]
+
+    @property
+    def count(self) -> int:
+        return int(self.kept * self.width)
+
+
+def _lists_over(sizes: Sequence[int], reduced: int) -> _Lists:
+    """Of a row-major tensor; bit d of `reduced` is set where dim d is reduced. As native/lists.h does it."""
+    if len(sizes) > MAX_RANK or reduced >> len(sizes):
+        raise ValueError(f"a reduction of {len(sizes)} dims")
+    joined: list[list[int]] = []  # size, stride, whether reduced; the last dim first
+    stride = 1
+    for dim in reversed(range(len(sizes))):
+        kind = reduced >> dim & 1
+        if sizes[dim] != 1:
+            if joined and joined[-1][2] == kind:
+                joined[-1][0] *= sizes[dim]
+            else:
+                joined.append([sizes[dim], stride, kind])
+        stride *= max(sizes[dim], 1)
+    reduced_dims = [(size, stride) for size, stride, kind in reversed(joined) if kind]
+    width = joined[0][0] if joined and not joined[0][2] else 1
+    beside = 1 if joined and not joined[0][2] else 0
+    kept_dims = [(size, stride) for size, stride, kind in reversed(joined[beside:]) if not kind]
+    return _lists(kept_dims, reduced_dims, width)
+
+
+def _lists(kept: Sequence[tuple[int, int]], reduced: Sequence[tuple[int, int]], width: int = 1) -> _Lists:
+    found = _Lists(
+        n=math.prod(size for size, _ in reduced),
+        kept=math.prod(size for size, _ in kept),
+        width=width,
+        kept_dims=len(kept),
+        reduced_dims=len(reduced),
+    )
+    for place, dim in enumerate(kept):
+        found.kept_dim[place] = dim
+    for place, dim in enumerate(reduced):
+        found.reduced_dim[place] = dim
+    return found
+
+
+# passes of reduce.cu
+
+_NOTHING, _DIVIDED, _ROOT, _POWER = range(4)
+
+
+class _Pass(ctypes.Structure):
+    """reduce.cu's `pass`."""
+
+    _fields_ = [
+        ("lists", _Lists),
+        *((name, ctypes.c_void_p) for name in ("x", "y", "mean", "rstd")),
+        *((name, _i64) for name in ("stat_every", "stat_step", "stat_lists")),
+        *(("power", _f32), ("finish", _i32), ("by", _f32), ("out", ctypes.c_void_p)),
+    ]
+
+
+_AGAIN: Final = {"largest_of": "largest_of", "largest_size": "largest_of"} | {
+    name: "smallest_of" for name in ("smallest_of", "smallest_size")
+}
+"""What makes one of the chunks' results; a sum otherwise."""
+
+
+def _reduce(
+    device: Device, term: str, lists: _Lists, out: int, *, finish: int = _NOTHING, by: float = 0.0, **given: Any
+) -> None:
+    """out[list] = the lists' sums (or extremes) of a term of reduce.cu, finished; passes until one number is left."""
+    if lists.count == 0:
+        return
+    chunks = max(1, -(-lists.n // CHUNK))
+    to = out if chunks == 1 else device.room(4 * lists.count * chunks)
+    one = _Pass(lists=lists, out=to, **({"stat_every": 1, "stat_lists": 1} | given))
+    if chunks == 1:
+        one.finish, one.by = finish, by
+    if lists.width > 1:
+        panels = -(-lists.width // LANES) * lists.kept * chunks
+        grid, block = min(panels, device.multiprocessors * 8), (LANES, LANES, 1)
+        device.launch(f"{term}_columns", (grid, 1, 1), block, one)
+    else:
+        _flat(device, f"{term}_rows", lists.count * chunks * LANES, one)
+    if chunks > 1:
+        rest = _lists([(lists.count, chunks)], [(chunks, 1)])
+        _reduce(device, _AGAIN.get(term, "plain"), rest, out, finish=finish, by=by, x=to)
+
+
+def _over(rank: int, sizes: int, reduced: int) -> _Lists:
+    found = _host(sizes, rank)
+    _not_negative(0, *found)
+    return _lists_over(found, reduced)
+
+
+@_launch("sum", host=[3])
+def _sum(device: Device, x: int, y: int, rank: int, sizes: int, reduced: int) -> None:
+    _reduce(device, "plain", _over(rank, sizes, reduced), y, x=x)
+
+
+@_launch("mean", host=[3])
+def _mean(device: Device, x: int, y: int, rank: int, sizes: int, reduced: int) -> None:
+    lists = _over(rank, sizes, reduced)
+    _reduce(device, "plain", lists, y, finish=_DIVIDED, by=_fl(lists.n), x=x)
+
+
+@_launch("variance", host=[3])
+def _variance(device: Device, x: int, y: int, rank: int, sizes: int, reduced: int, correction: float) -> None:
+    lists = _over(rank, sizes, reduced)
+    mean = device.room(4 * lists.count)
+    _reduce(device, "plain", lists, mean, finish=_DIVIDED, by=_fl(lists.n), x=x)
+    by = _fl(max(0.0, lists.n - correction))
+    _reduce(device, "deviations", lists, y, finish=_DIVIDED, by=by, x=x, mean=mean)
+
+
+def _extreme(device: Device, term: str, lists: _Lists, x: int, y: int) -> None:
+    if lists.n == 0 and lists.count > 0:
+        raise ValueError("nothing to choose from")
+    _reduce(device, term, lists, y, x=x)
+
+
+@_launch("amax", host=[3])
+def _amax(device: Device, x: int, y: int, rank: int, sizes: int, reduced: int) -> None:
+    _extreme(device, "largest_of", _over(rank, sizes, reduced), x, y)
+
+
+@_launch("amin", host=[3])
+def _amin(device: Device, x: int, y: int, rank: int, sizes: int, reduced: int) -> None:
+    _extreme(device, "smallest_of", _over(rank, sizes, reduced), x, y)
+
+
+@_launch("vector_norm", host=[3])
+def _vector_norm(device: Device, x: int, y: int, rank: int, sizes: int, reduced: int, order: float) -> None:
+    lists = _over(rank, sizes, reduced)
+    if order == 2:
+        _reduce(device, "squares", lists, y, finish=_ROOT, x=x)
+    elif order == 1:
+        _reduce(device, "sizes", lists, y, x=x)
+    elif order == 0:
+        _reduce(device, "not_zero", lists, y, x=x)
+    elif math.isinf(order):
+        _extreme(device, "largest_size" if order > 0 else "smallest_size", lists, x, y)
+    else:
+        if order < 0 and lists.n == 0 and lists.count > 0:
+            raise ValueError("nothing to choose from")
+        with numpy.errstate(all="ignore"):
+            inverse = float(numpy.float32(1) / numpy.float32(order))
+        _reduce(device, "powers", lists, y, finish=_POWER, by=inverse, x=x, power=_fl(order))
+
+
+@_launch("argmax")
+def _argmax(device: Device, x: int, place: int, before: int, n: int, after: int) -> None:
+    _not_negative(before, n, after)
+    if n == 0 and before * after > 0:
+        raise ValueError("nothing to choose from")
+    _flat(device, "argmax", before * after * LANES, _at(x), _at(place), _i64(before), _i64(n), _i64(after))
+
+
+@_launch("cumsum")
+def _cumsum(device: Device, x: int, y: int, before: int, n: int, after: int) -> None:
+    _not_negative(before, n, after)
+    _flat(device, "cumsum", before * after, _at(x), _at(y), _i64(before), _i64(n), _i64(after))
+
+
+# teams: softmax and norms
+
+
+def _teams(device: Device, kernel: str, lists: int, n: int, *arguments: Any) -> None:
+    """A warp for each list of one chunk, a block for each longer one."""
+    if lists == 0:
+        return
+    if n <= CHUNK:
+        _flat(device, f"{kernel}_warp", lists * LANES, *arguments)
+        return
+    if n > MAX_LIST:
+        raise ConfigError(f"a list of {n} numbers: {kernel} has no GPU kernel for more than {MAX_LIST} yet")
+    device.launch(f"{kernel}_block", (min(lists, device.multiprocessors * 4), 1, 1), (TEAM_BLOCK, 1, 1), *arguments)
+
+
+_KINDS: Final = {"softmax": 0, "safe_softmax": 1, "log_softmax": 2}
+
+
+def _softmaxes(name: str, kind: int) -> None:
+    @_launch(name)
+    def forward(device: Device, x: int, y: int, before: int, n: int, after: int) -> None:
+        _not_negative(before, n, after)
+        sizes = map(_i64, (before, n, after))
+        _teams(device, "softmax", before * after if n else 0, n, _i32(kind), _at(x), _at(y), *sizes)
+
+    if name == "safe_softmax":
+        return
+
+    @_launch(f"{name}_backward")
+    def backward(device: Device, grad: int, y: int, dx: int, before: int, n: int, after: int) -> None:
+        _not_negative(before, n, after)
+        sizes = map(_i64, (before, n, after))
+        _teams(device, "softmax_backward", before * after, n, _i32(kind), _at(grad), _at(y), _at(dx), *sizes)
+
+
+for _name, _kind in _KINDS.items():
+    _softmaxes(_name, _kind)
+
+
+class _Norm(ctypes.Structure):
+    """norms.cu's `norm`."""
+
+    _fields_ = [
+        ("lists", _Lists),
+        *((name, _i64) for name in ("kinds", "of_kind", "run")),
+        *((name, ctypes.c_void_p) for name in ("weight", "bias")),
+        *((name, _f32) for name in ("n", "n_less", "eps", "momentum", "keep")),
+        *((name, ctypes.c_void_p) for name in ("running_mean", "running_variance", "new_mean", "new_variance")),
+    ]
+
+
+_BY_ELEMENT, _BY_LIST, _FIXED = range(3)
+
+
+def _norm_of(lists: _Lists, **more: Any) -> _Norm:
+    return _Norm(lists=lists, n=_fl(lists.n), n_less=_fl(lists.n - 1), **more)
+
+
+def _rows_norm(rows: int, n: int, **more: Any) -> _Norm:
+    return _norm_of(_lists([(rows, n)], [(n, 1)]), kinds=1, of_kind=0, run=1, **more)
+
+
+def _groups_norm(examples: int, channels: int, places: int, groups: int, **more: Any) -> _Norm:
+    each = channels // groups
+    lists = _lists([(examples * groups, each * places)], [(each * places, 1)])
+    return _norm_of(lists, kinds=groups, of_kind=each, run=max(places, 1), **more)
+
+
+def _channels_norm(examples: int, channels: int, places: int, **more: Any) -> _Norm:
+    lists = _by_channel(examples, channels, places)
+    return _norm_of(lists, kinds=max(channels, 1), of_kind=1, run=max(lists.n, 1), **more)
+
+
+def _by_channel(examples: int, channels: int, places: int) -> _Lists:
+    return _lists([(channels, places)], [(examples, channels * places), (places, 1)])
+
+
+@_launch("layer_norm")
+def _layer_norm(
+    device: Device, x: int, weight: int, bias: int, y: int, mean: int, rstd: int, rows: int, n: int, eps: float
+) -> None:
+    _not_negative(rows, n)
+    norm = _rows_norm(rows, n, weight=weight, bias=bias, eps=_fl(eps))
+    _teams(device, "norm_forward", rows, n, norm, _i32(1), *map(_at, (x, y, mean, rstd)))
+
+
+@_launch("layer_norm_backward")
+def _layer_norm_backward(
+    device: Device,
+    grad: int,
+    x: int,
+    mean: int,
+    rstd: int,
+    weight: int | None,
+    dx: int | None,
+    dweight: int | None,
+    dbias: int | None,
+    rows: int,
+    n: int,
+) -> None:
+    _not_negative(rows, n)
+    if dx is not None:
+        norm = _rows_norm(rows, n, weight=weight)
+        _teams(device, "norm_backward", rows, n, norm, _i32(_BY_ELEMENT), *map(_at, (grad, x, mean, rstd, dx)))
+    lists = _lists([], [(rows, n)], n)
+    stats = {"mean": mean, "rstd": rstd, "stat_step": 1, "stat_lists": max(n, 1)}
+    _norm_weights(device, lists, grad, x, dweight, dbias, stats)
+
+
+def _norm_weights(
+    device: Device, lists: _Lists, grad: int, x: int, dweight: int | None, dbias: int | None, stats: dict[str, int]
+) -> None:
+    """D(grad, h) and S(grad) of lists; h from the statistics."""
+    if dweight is not None:
+        _reduce(device, "with_normalised", lists, dweight, x=grad, y=x, **stats)
+    if dbias is not None:
+        _reduce(device, "plain", lists, dbias, x=grad)
+
+
+@_launch("group_norm")
+def _group_norm(
+    device: Device,
+    x: int,
+    weight: int | None,
+    bias: int | None,
+    y: int,
+    mean: int,
+    rstd: int,
+    examples: int,
+    channels: int,
+    places: int,
+    groups: int,
+    eps: float,
+) -> None:
+    _check_groups(examples, channels, places, groups)
+    norm = _groups_norm(examples, channels, places, groups, weight=weight, bias=bias, eps=_fl(eps))
+    _teams(device, "norm_forward", norm.lists.count, norm.lists.n, norm, _i32(1), *map(_at, (x, y, mean, rstd)))
+
+
+def _check_groups(examples: int, channels: int, places: int, groups: int) -> None:
+    _not_negative(examples, channels, places)
+    if groups < 1 or channels % groups:
+        raise ValueError(f"{channels} channels in {groups} groups")
+
+
+@_launch("group_norm_backward")
+def _group_norm_backward(
+    device: Device,
+    grad: int,
+    x: int,
+    mean: int,
+    rstd: int,
+    weight: int | None,
+    dx: int | None,
+    dweight: int | None,
+    dbias: int | None,
+    examples: int,
+    channels: int,
+    places: int,
+    groups: int,
+) -> None:
+    _check_groups(examples, channels, places, groups)
+    if dx is not None:
+        norm = _groups_norm(examples, channels, places, groups, weight=weight)
+        addresses = map(_at, (grad, x, mean, rstd, dx))
+        _teams(device, "norm_backward", norm.lists.count, norm.lists.n, norm, _i32(_BY_ELEMENT), *addresses)
+    lists = _by_channel(examples, channels, places)
+    stats = {"mean": mean, "rstd": rstd, "stat_step": groups}
+    stats |= {"stat_every": max(places, 1), "stat_lists": max(channels // groups, 1)}
+    _norm_weights(device, lists, grad, x, dweight, dbias, stats)
+
+
+@_launch("batch_norm")
+def _batch_norm(
+    device: Device,
+    x: int,
+    weight: int | None,
+    bias: int | None,
+    mean: int,
+    variance: int,
+    y: int,
+    saved_mean: int,
+    saved_rstd: int,
+    new_mean: int,
+    new_variance: int,
+    examples: int,
+    channels: int,
+    places: int,
+    training: int,
+    momentum: float,
+    eps: float,
+) -> None:
+    _not_negative(examples, channels, places)
+    more: dict[str, Any] = {"weight": weight, "bias": bias, "eps": _fl(eps)}
+    if training:
+        more |= {"momentum": _fl(momentum), "keep": _fl(1 - momentum), "running_mean": mean}
+        more |= {"running_variance": variance, "new_mean": new_mean, "new_variance": new_variance}
+        of_mean, of_rstd = saved_mean, saved_rstd
+    else:
+        device.copy(new_mean, mean, 4 * channels)
+        device.copy(new_variance, variance, 4 * channels)
+        of_mean, of_rstd = mean, _spread(device, variance, eps, channels)
+    norm = _channels_norm(examples, channels, places, **more)
+    addresses = map(_at, (x, y, of_mean, of_rstd))
+    _teams(device, "norm_forward", channels, norm.lists.n, norm, _i32(training), *addresses)
+
+
+def _spread(device: Device, variance: int, eps: float, channels: int) -> int:
+    rstd = device.room(4 * channels)
+    _flat(device, "spread", channels, _at(variance), _f32(_fl(eps)), _at(rstd), _i64(channels))
+    return rstd
+
+
+@_launch("batch_norm_backward")
+def _batch_norm_backward(
+    device: Device,
+    grad: int,
+    x: int,
+    weight: int | None,
+    mean: int,
+    spread: int,
+    dx: int | None,
+    dweight: int | None,
+    dbias: int | None,
+    examples: int,
+    channels: int,
+    places: int,
+    training: int,
+    eps: float,
+) -> None:
+    _not_negative(examples, channels, places)
+    rstd = spread if training else _spread(device, spread, eps, channels)
+    norm = _channels_norm(examples, channels, places, weight=weight)
+    if dx is not None:
+        direction = _i32(_BY_LIST if training else _FIXED)
+        addresses = map(_at, (grad, x, mean, rstd, dx))
+        _teams(device, "norm_backward", channels, norm.lists.n, norm, direction, *addresses)
+    stats = {"mean": mean, "rstd": rstd, "stat_every": max(norm.lists.n, 1)}
+    _norm_weights(device, norm.lists, grad, x, dweight, dbias, stats)
+
+
+# losses
+
+_NONE, _MEAN, _SUM = range(3)
+
+
+def _check_reduction(reduction: int) -> None:
+    if not _NONE <= reduction <= _SUM:
+        raise ValueError(f"reduction {reduction}")
+
+
+class _Likelihood(ctypes.Structure):
+    """losses.cu's `likelihood`."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("target", "weight")),
+        *((name, _i64) for name in ("examples", "classes", "places", "ignored")),
+        *(("reduction", _i32), ("wrong", ctypes.c_void_p)),
+    ]
+
+
+def _likelihood(
+    target: int, weight: int | None, sizes: Sequence[int], reduction: int, ignored: int, wrong: ctypes.c_void_p
+) -> _Likelihood:
+    _not_negative(*sizes)
+    _check_reduction(reduction)
+    return _Likelihood(target, weight, *sizes, ignored, reduction, wrong.value)
+
+
+@_launch("nll_loss")
+def _nll_loss(
+    device: Device,
+    x: int,
+    target: int,
+    weight: int | None,
+    loss: int,
+    total: int,
+    examples: int,
+    classes: int,
+    places: int,
+    reduction: int,
+    ignored: int,
+) -> None:
+    n = examples * places
+    with _flag(device, IndexError) as wrong:
+        it = _likelihood(target, weight, (examples, classes, places), reduction, ignored, wrong)
+        parts, weights = loss if reduction == _NONE else device.room(4 * n), device.room(4 * n)
+        _flat(device, "nll_terms", n, it, _at(x), _at(parts), _at(weights))
+        if reduction == _NONE:
+            device.zero(total, 4)
+            return
+        flat = _lists([], [(n, 1)])
+        _reduce(device, "plain", flat, loss, x=parts)
+        _reduce(device, "plain", flat, total, x=weights)
+        if reduction == _MEAN:
+            _flat(device, "nll_mean", 1, _at(loss), _at(total))
+
+
+@_launch("nll_loss_backward")
+def _nll_loss_backward(
+    device: Device,
+    grad: int,
+    target: int,
+    weight: int | None,
+    total: int,
+    dx: int,
+    examples: int,
+    classes: int,
+    places: int,
+    reduction: int,
+    ignored: int,
+) -> None:
+    with _flag(device, IndexError) as wrong:
+        it = _likelihood(target, weight, (examples, classes, places), reduction, ignored, wrong)
+        _flat(device, "nll_backward", examples * classes * places, it, _at(grad), _at(total), _at(dx))
+
+
+@_launch("mse_loss")
+def _mse_loss(device: Device, x: int, target: int, y: int, n: int, reduction: int) -> None:
+    _not_negative(n)
+    _check_reduction(reduction)
+    if reduction == _NONE:
+        _flat(device, "mse_places", n, _at(x), _at(target), _at(y), _i64(n))
+        return
+    finish = _DIVIDED if reduction == _MEAN else _NOTHING
+    _reduce(device, "differences", _lists([], [(n, 1)]), y, finish=finish, by=_fl(n), x=x, y=target)
+
+
+@_launch("mse_loss_backward")
+def _mse_loss_backward(device: Device, grad: int, x: int, target: int, dx: int, n: int, reduction: int) -> None:
+    _not_negative(n)
+    _check_reduction(reduction)
+    with numpy.errstate(all="ignore"):
+        factor = float(numpy.float32(2) / numpy.float32(n)) if reduction == _MEAN else 2.0
+    addresses = map(_at, (grad, x, target, dx))
+    _flat(device, "mse_backward", n, *addresses, _i64(n), _i32(reduction), _f32(factor))
+
+
+# look-ups
+
+
+def _sorted(device: Device, place: int, position: int, n: int, past: int) -> tuple[int, int]:
+    """Addresses of places and positions by ascending place (below `past`), in the order in which they stood."""
+    blocks = -(-n // SORT_BLOCK)
+    counts = device.room(4 * 256 * blocks)
+    there = device.room(8 * n), device.room(8 * n)
+    here = place, position
+    grid, block = (min(blocks, device.multiprocessors * 8), 1, 1), (SORT_BLOCK, 1, 1)
+    for shift in range(0, max(past - 1, 1).bit_length(), 8):
+        device.launch("sort_count", grid, block, _at(here[0]), _i64(n), _i32(shift), _at(counts), _i64(blocks))
+        device.launch("sort_offsets", (1, 1, 1), block, _at(counts), _i64(256 * blocks))
+        addresses = map(_at, (*here, *there))
+        device.launch("sort_move", grid, block, *addresses, _i64(n), _i32(shift), _at(counts), _i64(blocks))
+        here, there = there, here
+    return here
+
+
+def _add_runs(
+    device: Device, places: tuple[int, int], value: int, y: int, n: int, width: int, nowhere: int, scale: int
+) -> None:
+    """Adds values to what y holds, those of one place in order; `places` are sorted."""
+    if not width:
+        return
+    across = min(1 << (width - 1).bit_length(), device.threads_a_block)
+    block = (across, device.threads_a_block // across, 1)
+    grid = (min(-(-n // block[1]), device.multiprocessors * 64), 1, 1)
+    addresses = map(_at, (*places, value, y))
+    device.launch("add_runs", grid, block, *addresses, _i64(n), _i64(width), _i64(nowhere), _i32(scale))
+
+
+def _scatter(
+    device: Device,
+    kernel: str,
+    arguments: Sequence[Any],
+    value: int,
+    y: int,
+    n: int,
+    *,
+    width: int = 1,
+    nowhere: int,
+    scale: int = 0,
+    after: Sequence[Any] = (),
+) -> None:
+    """Places by a kernel of lookups.cu, sorted, added.
+
+    Raises:
+        IndexError: the kernel found an index outside.
+    """
+    if not n:
+        return
+    place, position = device.room(8 * n), device.room(8 * n)
+    with _flag(device, IndexError) as wrong:
+        _flat(device, kernel, n, *arguments, _at(place), _at(position), _i64(n), *after, wrong)
+    _add_runs(device, _sorted(device, place, position, n, nowhere + 1), value, y, n, width, nowhere, scale)
+
+
+@_launch("embedding_backward")
+def _embedding_backward(
+    device: Device, grad: int, index: int, dweight: int, positions: int, rows: int, width: int, padding: int, scale: int
+) -> None:
+    _not_negative(positions, rows, width)
+    device.zero(dweight, 4 * rows * width)
+    after = [_i64(rows), _i64(padding)]
+    it = [_at(index)]
+    _scatter(
+        device, "embedding_places", it, grad, dweight, positions, width=width, nowhere=rows, scale=scale, after=after
+    )
+
+
+class _Scatter(ctypes.Structure):
+    """lookups.cu's `scatter`."""
+
+    _fields_ = [
+        *((name, _i64) for name in ("rank", "dim", "nowhere")),
+        *((name, _i64 * MAX_RANK) for name in ("walked", "source_step", "step")),
+        ("bound", _i64),
+    ]
+
+
+def _steps(sizes: Sequence[int]) -> list[int]:
+    """Strides of a row-major tensor."""
+    return [math.prod(sizes[dim + 1 :]) for dim in range(len(sizes))]
+
+
+@_launch("scatter_add", host=[5, 6, 7])
+def _scatter_add(
+    device: Device,
+    x: int,
+    index: int,
+    source: int,
+    y: int,
+    rank: int,
+    sizes: int,
+    of_index: int,
+    of_source: int,
+    dim: int,
+) -> None:
+    if not 1 <= rank <= MAX_RANK or not 0 <= dim < rank:
+        raise ValueError(f"a scatter along dim {dim} of {rank}")
+    to, walked, given = (_host(address, rank) for address in (sizes, of_index, of_source))
+    for place, (size, walk, there) in enumerate(zip(to, walked, given, strict=True)):
+        if min(size, walk) < 0 or walk > there or (place != dim and walk > size):
+            raise ValueError(f"an index of {walked} for {to} from {given}")
+    total = math.prod(to)
+    if x != y:
+        device.copy(y, x, 4 * total)
+    it = _Scatter(rank=rank, dim=dim, nowhere=total, bound=to[dim])
+    for place in range(rank):
+        it.walked[place] = walked[place]
+        it.source_step[place] = _steps(given)[place]
+        it.step[place] = _steps(to)[place]
+    _scatter(device, "scatter_places", [it, _at(index)], source, y, math.prod(walked), nowhere=total)
+
+
+# pooling
+
+
+class _Planes(ctypes.Structure):
+    """pooling.cu's `planes`."""
+
+    _fields_ = [
+        *((name, _i64) for name in ("count", "height", "width", "out_height", "out_width")),
+        *((name, _i64 * 2) for name in ("kernel", "stride", "padding", "dilation")),
+        *(("fitting", _i32), ("count_padding", _i32), ("divisor", _i64)),
+    ]
+
+
+def _planes(sizes: Sequence[int], windows: Sequence[int] = (), **more: int) -> _Planes:
+    """Sizes as pooling.py's PLANES; windows: addresses of kernel, stride, padding, dilation as far as given."""
+    _not_negative(*sizes)
+    it = _Planes(*sizes, **more)
+    for name, address in zip(("kernel", "stride", "padding", "dilation"), windows, strict=False):
+        setattr(it, name, (_i64 * 2)(*_host(address, 2)))
+    if windows and min(*it.kernel, *it.stride, *(it.dilation if len(windows) > 3 else (1,)), 1 + min(it.padding)) < 1:
+        raise ValueError(f"windows of {list(it.kernel)}, stride {list(it.stride)}, padding {list(it.padding)}")
+    return it
+
+
+@_launch("max_pool2d", host=[8, 9, 10, 11])
+def _max_pool2d(device: Device, x: int, y: int, places: int, *given: int) -> None:
+    sizes, windows = given[:5], given[5:]
+    outs = sizes[0] * sizes[3] * sizes[4]
+    with _flag(device, ValueError("a window without element")) as wrong:
+        _flat(device, "max_pool2d", outs, _planes(sizes, windows), *map(_at, (x, y, places)), wrong)
+
+
+@_launch("max_pool2d_backward")
+def _max_pool2d_backward(device: Device, grad: int, places: int, dx: int, *sizes: int) -> None:
+    _not_negative(*sizes)
+    count, height, width, out_height, out_width = sizes
+    total, outs = count * height * width, out_height * out_width
+    device.zero(dx, 4 * total)
+    after = [_i64(outs), _i64(height * width), _i64(total)]
+    _scatter(device, "pooled_places", [_at(places)], grad, dx, count * outs, nowhere=total, after=after)
+
+
+@_launch("avg_pool2d", host=[7, 8, 9])
+def _avg_pool2d(device: Device, x: int, y: int, *given: int) -> None:
+    it = _planes(given[:5], given[5:8], count_padding=given[8], divisor=given[9])
+    _flat(device, "avg_pool2d", it.count * it.out_height * it.out_width, it, _at(x), _at(y))
+
+
+@_launch("avg_pool2d_backward", host=[7, 8, 9])
+def _avg_pool2d_backward(device: Device, grad: int, dx: int, *given: int) -> None:
+    it = _planes(given[:5], given[5:8], count_padding=given[8], divisor=given[9])
+    _flat(device, "avg_pool2d_backward", it.count * it.height * it.width, it, _at(grad), _at(dx))
+
+
+@_launch("adaptive_avg_pool2d")
+def _adaptive_avg_pool2d(device: Device, x: int, y: int, *sizes: int) -> None:
+    it = _planes(sizes, fitting=1)
+    _flat(device, "avg_pool2d", it.count * it.out_height * it.out_width, it, _at(x), _at(y))
+
+
+@_launch("adaptive_avg_pool2d_backward")
+def _adaptive_avg_pool2d_backward(device: Device, grad: int, dx: int, *sizes: int) -> None:
+    it = _planes(sizes, fitting=1)
+    _flat(device, "avg_pool2d_backward", it.count * it.height * it.width, it, _at(grad), _at(dx))
+
+
+def missing() -> list[str]:
+    """Kernels of the C interface that a GPU does not have yet."""
+    return sorted(name for name in library.declared() if name not in LAUNCHES)

@@ -1,0 +1,98 @@
+"""The GPU's kernels compiled for this CPU and run by emulator.h, as a device that library.GpuLibrary takes.
+
+What is compared is the text of the kernels, with every index, barrier and shuffle in it, and how they are launched.
+What is not: NVIDIA's compiler and hardware (test_cuda_code.py looks at the code that the compiler makes).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import subprocess
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from tolsey.numerics import build
+from tolsey.numerics.cuda import compile
+from tolsey.numerics.cuda.library import GpuLibrary
+
+EMULATOR = Path(__file__).with_name("emulator.h")
+FLAGS = ("-std=gnu++20", "-O1", "-fPIC", "-ffp-contract=off", "-fno-math-errno", "-w", "-include", str(EMULATOR))
+
+
+class Emulated:
+    """A device whose memory is this machine's."""
+
+    multiprocessors = 1
+    threads_a_block = 64
+
+    def __init__(self, path: Path) -> None:
+        self._kernels = ctypes.CDLL(str(path))
+        self._rooms: list[Any] = []
+
+    def launch(self, kernel: str, grid: Sequence[int], block: Sequence[int], *arguments: Any) -> None:
+        addresses = [ctypes.cast(ctypes.pointer(argument), ctypes.c_void_p) for argument in arguments]
+        packed = (ctypes.c_void_p * len(addresses))(*addresses)
+        sizes = (ctypes.c_uint * 3)(*grid), (ctypes.c_uint * 3)(*block)
+        assert min(*grid, *block) > 0, f"{kernel} over {grid} blocks of {block}"
+        getattr(self._kernels, f"emulate_{kernel}")(*sizes, packed)
+
+    def room(self, size_bytes: int) -> int:
+        # As on a GPU: aligned, and full of what was there before.
+        self._rooms.append(ctypes.create_string_buffer(b"\xaa" * (size_bytes + 256), size_bytes + 256))
+        return -(-ctypes.addressof(self._rooms[-1]) // 256) * 256
+
+    def call_ends(self) -> None:
+        self._rooms.clear()
+
+    def zero(self, address: int, size_bytes: int) -> None:
+        ctypes.memset(address, 0, size_bytes)
+
+    def copy(self, to: int, source: int, size_bytes: int) -> None:
+        ctypes.memmove(to, source, size_bytes)
+
+    def read(self, address: int, size_bytes: int) -> bytes:
+        return ctypes.string_at(address, size_bytes)
+
+    def upload(self, start: int, size_bytes: int) -> int:
+        there = self.room(size_bytes)
+        ctypes.memmove(there, start, size_bytes)
+        return there
+
+    def download(self, address: int, to: int, size_bytes: int) -> None:
+        ctypes.memmove(to, address, size_bytes)
+
+
+def compile_units(folder: Path, sources: Path = compile.SOURCES, units: Sequence[str] = tuple(compile.UNITS)) -> Path:
+    """A shared object with the emulated kernels of some units."""
+    command = [*build.compiler(), *FLAGS, f"-I{sources}", f"-I{build.SOURCES}"]
+    if "fma" in build.cpu_features():
+        command.append("-mfma")
+
+    def one(unit: str) -> Path:
+        wrapped = "".join(f"EMULATED({kernel})\n" for kernel in compile.UNITS[unit])
+        text = folder / f"{unit}.cpp"
+        text.write_text(f'#include "{sources / unit}.cu"\n{wrapped}')
+        done = subprocess.run([*command, "-c", text, "-o", text.with_suffix(".o")], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[:4000]
+        return text.with_suffix(".o")
+
+    with ThreadPoolExecutor(2) as pool:
+        objects = list(pool.map(one, units))
+    made = folder / "emulated.so"
+    subprocess.run([*build.compiler(), "-shared", *objects, "-o", made, "-lstdc++", "-lm"], check=True)
+    return made
+
+
+@cache
+def library() -> GpuLibrary:
+    """All kernels, compiled once for a state of the sources."""
+    name = hashlib.sha256(EMULATOR.read_bytes() + compile.made_of().encode()).hexdigest()[:16]
+    folder = build.cache_folder() / f"emulated-{name}"
+    if not (folder / "emulated.so").is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        compile_units(folder)
+    return GpuLibrary(Emulated(folder / "emulated.so"))
