@@ -73,6 +73,11 @@ def declare(name: str, signature: str) -> None:
         raise LocalViolation(f"{name} is declared with {' '.join(_signatures[name])} and with {signature}")
 
 
+def signature(name: str) -> tuple[str, ...]:
+    """The argument words of a declared kernel."""
+    return _signatures[name]
+
+
 class Library:
     """One loaded build. Any number may be loaded at once; each has threads of its own.
 
