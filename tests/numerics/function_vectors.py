@@ -1,27 +1,26 @@
 """Vectors for docs/numerics/functions.md: inputs and outputs as bits, for implementations in other languages.
 
-    python -P tests/numerics/function_vectors.py        # writes tests/vectors/numerics/functions.json anew
+    python -P tests/numerics/function_vectors.py        # writes functions.json of the package's vectors anew
 
-A case is {"op", "numbers", "inputs", "outputs"}: numbers by name, arrays as hex words separated by spaces (binary32
-patterns, NaN canonical in outputs; integers as two's complement). The slow twin writes the outputs.
+The cases stand here and the slow twins write their outputs; selftest.py, which reads them, says what a case is.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Final
 
 import numpy
 from numpy.typing import NDArray
 
 from tolsey.numerics import elementwise
-from tolsey.numerics.library import Library
 from tolsey.numerics.reference import activations, draws, functions, numbers, optimisers
 from tolsey.numerics.reference import elementwise as single
+from tolsey.numerics.selftest import VECTORS, array_of
+from tolsey.numerics.selftest import words as pattern
 
-FILE: Final = Path(__file__).resolve().parents[1] / "vectors" / "numerics" / "functions.json"
+FILE: Final = VECTORS / "functions.json"
 Case = dict[str, Any]
 Array = NDArray[Any]
 
@@ -80,45 +79,23 @@ def case(op: str, *inputs: Array, **fixed: Any) -> Case:
     return {"op": op, "numbers": rounded, "types": kinds, "inputs": [pattern(given) for given in inputs]}
 
 
-def computed(given: Case, lib: Library | None) -> list[str]:
-    """The outputs: of a build, or of the slow twin."""
+def expected(given: Case) -> list[str]:
+    """The outputs by the slow twins."""
     op, fixed = given["op"], dict(given["numbers"])
-    inputs = [array(text, kind) for text, kind in zip(given["inputs"], given["types"], strict=True)]
+    inputs = [array_of(text, kind) for text, kind in zip(given["inputs"], given["types"], strict=True)]
     if op == "convert":
         target = numpy.dtype(fixed["target"]).type
-        if lib is not None:
-            return [pattern(elementwise.convert(lib, inputs[0], target))]
         return [
             pattern(single.from_integer(inputs[0]) if target is numpy.float32 else single.to_integer(inputs[0], target))
         ]
-    if lib is not None:
-        kernel = elementwise.unary if op in elementwise.UNARY else elementwise.binary
-        if op in (*elementwise.UNARY, *elementwise.BINARY):
-            return [pattern(kernel(lib, op, *inputs))]
-        result = getattr(elementwise, op)(lib, *inputs, **fixed)
-    elif op in ("words", "keep_mask"):
+    if op in ("words", "keep_mask"):
         result = getattr(draws, op)(**fixed)
     else:
         exact = {name: numpy.float32(n) if isinstance(n, float) else n for name, n in fixed.items()}
         places = optimisers if op in ("adamw", "sgd", "lion") else next(m for m in MODULES if hasattr(m, op))
         result = getattr(places, op)(*inputs, **exact)
     results = result if isinstance(result, tuple) else (result,)
-    return [pattern(one if op != "keep_mask" else one.astype(numpy.uint8)) for one in results]
-
-
-def pattern(numbers_: Array) -> str:
-    """Hex words; a NaN is the canonical one unless it is an input."""
-    unsigned = numpy.dtype(f"u{numbers_.dtype.itemsize}")
-    found = numbers_.view(unsigned).copy()
-    if numbers_.dtype == numpy.float32:
-        found[numpy.isnan(numbers_)] = 0x7FC00000
-    return " ".join(f"{int(word):0{2 * unsigned.itemsize}x}" for word in found)
-
-
-def array(text: str, kind: str) -> Array:
-    """What `pattern` wrote."""
-    dtype = numpy.dtype(kind)
-    return numpy.array([int(word, 16) for word in text.split()], dtype=f"u{dtype.itemsize}").view(dtype)
+    return [pattern(one if op != "keep_mask" else one.astype(numpy.uint8), canonical=True) for one in results]
 
 
 def words(count: int, seed: int) -> NDArray[numpy.uint32]:
@@ -136,8 +113,7 @@ def some(count: int, seed: int) -> numbers.F32:
 
 
 def main() -> None:
-    FILE.parent.mkdir(exist_ok=True)
-    rows = [json.dumps({**given, "outputs": computed(given, None)}) for given in cases()]
+    rows = [json.dumps({**given, "outputs": expected(given)}) for given in cases()]
     FILE.write_text('{"cases": [\n' + ",\n".join(rows) + "\n]}\n")
 
 

@@ -1,6 +1,6 @@
 """Vectors for docs/numerics/int8.md: operands and results as bits, for implementations in other languages.
 
-    python -P tests/numerics/int8_vectors.py        # writes tests/vectors/numerics/int8.json anew
+    python -P tests/numerics/int8_vectors.py        # writes src/tolsey/numerics/vectors/int8.json anew
 
 A case is {"op", "slices", "shapes", "numbers", "inputs", "output"}: arrays row-major as hex words of binary32 separated
 by spaces, NaN canonical in outputs; in "numbers" what a convolution is called with. Of a gemm, exponents and sums are
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Final
 
 import numpy
@@ -23,8 +22,9 @@ from tolsey.numerics.library import Library
 from tolsey.numerics.products import Geometry
 from tolsey.numerics.reference import draws, exact_sum
 from tolsey.numerics.reference import int8 as reference
+from tolsey.numerics.selftest import VECTORS
 
-FILE: Final = Path(__file__).resolve().parents[1] / "vectors" / "numerics" / "int8.json"
+FILE: Final = VECTORS / "int8.json"
 Case = dict[str, Any]
 F32 = NDArray[numpy.float32]
 

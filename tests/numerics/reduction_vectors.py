@@ -1,11 +1,8 @@
 """Vectors for docs/numerics/reductions.md: operations as programs name them, inputs and outputs as bits.
 
-    python -P tests/numerics/reduction_vectors.py        # writes tests/vectors/numerics/reductions.json anew
+    python -P tests/numerics/reduction_vectors.py        # writes reductions.json of the package's vectors anew
 
-A case is {"op", "args", "outputs"}. The arguments are those of docs/ops.md, in its order: a tensor is {"type", "shape",
-"words"} (words in hex, separated by spaces: binary32 patterns, NaN canonical in outputs; int64 as two's complement), a
-number that is no integer the 16 hex digits of its binary64, everything else as in a program. An output that is not
-wanted is null. The slow twins write the outputs.
+The cases stand here and the slow twins write their outputs; selftest.py, which reads them, says what a case is.
 """
 
 from __future__ import annotations
@@ -13,16 +10,14 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from types import ModuleType
 from typing import Any, Final
 
 import numpy
 from numpy.typing import NDArray
 
-from tolsey.numerics import lookups, losses, norms, pooling, reductions, softmax
-from tolsey.numerics.library import Library
+from tolsey.numerics import selftest
 from tolsey.numerics.reference import draws
 from tolsey.numerics.reference import lookups as slow_lookups
 from tolsey.numerics.reference import losses as slow_losses
@@ -30,28 +25,18 @@ from tolsey.numerics.reference import norms as slow_norms
 from tolsey.numerics.reference import pooling as slow_pooling
 from tolsey.numerics.reference import reductions as slow_reductions
 from tolsey.numerics.reference import softmax as slow_softmax
-from tolsey.runtime.ops import float_hex, float_of_hex
+from tolsey.numerics.selftest import VECTORS, Case, tensor
+from tolsey.runtime.ops import float_hex
 
-FILE: Final = Path(__file__).resolve().parents[1] / "vectors" / "numerics" / "reductions.json"
-Case = dict[str, Any]
-Array = NDArray[Any]
-
-FAST: Final = (reductions, softmax, norms, losses, lookups, pooling)
-SLOW: Final = (slow_reductions, slow_softmax, slow_norms, slow_losses, slow_lookups, slow_pooling)
-COPIES: Final = ("embedding", "gather", "index_select")
-"""No kernel of ours computes them."""
-
-OURS: Final[dict[str, Callable[..., tuple[Any, ...]]]] = {
-    "softmax": lambda x, dim, wide: (x, dim),
-    "log_softmax": lambda x, dim, wide: (x, dim),
-    "softmax_backward": lambda grad, y, dim, dtype: (grad, y, dim),
-    "log_softmax_backward": lambda grad, y, dim, dtype: (grad, y, dim),
-    "layer_norm_backward": lambda *args: (*args[:6], args[7]),
-    "group_norm": lambda *args: (*args[:3], *args[6:]),
-    "group_norm_backward": lambda *args: (*args[:5], *args[8:]),
-    "max_pool2d_backward": lambda *args: (args[0], args[1], args[7]),
-}
-"""Which of a program's arguments our functions take, where not all."""
+FILE: Final = VECTORS / "reductions.json"
+SLOW: Final[tuple[ModuleType, ...]] = (
+    slow_reductions,
+    slow_softmax,
+    slow_norms,
+    slow_losses,
+    slow_lookups,
+    slow_pooling,
+)
 
 EPS: Final = 1e-5
 BOTH: Final = (True, True, True)
@@ -182,19 +167,13 @@ def case(op: str, *args: Any) -> Case:
     return {"op": op, "args": [tensor(arg) if isinstance(arg, numpy.ndarray) else arg for arg in args]}
 
 
-def computed(given: Case, lib: Library | None) -> list[Any]:
-    """The outputs: of a build, or of the slow twin."""
-    op, args = given["op"], [read(arg) for arg in given["args"]]
-    own = OURS.get(op, lambda *args: args)(*args)
-    name = op.replace("nll_loss2d", "nll_loss")
-    result = named(SLOW if lib is None else FAST, name)(*(() if lib is None else (lib,)), *own)
-    results = result if isinstance(result, tuple) else (result,)
-    return [None if one is None else tensor(one, canonical=True) for one in results]
-
-
-def named(families: tuple[ModuleType, ...], name: str) -> Callable[..., Any]:
-    found: Callable[..., Any] = next(getattr(family, name) for family in families if hasattr(family, name))
-    return found
+def expected(given: Case) -> list[Any]:
+    """The outputs by the slow twins, as arrays; None for one that is not wanted."""
+    args = [selftest.read(arg, words) for arg in given["args"]]
+    name = given["op"].replace("nll_loss2d", "nll_loss")
+    twin = next(getattr(family, name) for family in SLOW if hasattr(family, name))
+    result = twin(*selftest.own_arguments(given["op"], args))
+    return list(result) if isinstance(result, tuple) else [result]
 
 
 def number(value: float) -> int | str:
@@ -202,29 +181,13 @@ def number(value: float) -> int | str:
     return value if isinstance(value, int) else float_hex(value)
 
 
-def tensor(array: Array, *, canonical: bool = False) -> dict[str, Any]:
-    """A tensor as bits; row-major."""
-    flat = numpy.array(array).reshape(-1)
-    words = flat.view(f"u{flat.dtype.itemsize}")
-    if canonical and flat.dtype == numpy.float32:
-        words[numpy.isnan(flat)] = 0x7FC00000
-    text = " ".join(f"{int(word):0{2 * flat.dtype.itemsize}x}" for word in words)
-    return {"type": flat.dtype.name, "shape": list(numpy.shape(array)), "words": text}
-
-
-def read(arg: Any) -> Any:
-    """What `tensor` and `number` wrote."""
-    if isinstance(arg, dict):
-        dtype = numpy.dtype(arg["type"])
-        words = numpy.array([int(word, 16) for word in arg["words"].split()], f"u{dtype.itemsize}")
-        return words.view(dtype).reshape(arg["shape"])
-    return float_of_hex(arg) if isinstance(arg, str) and len(arg) == 16 else arg
+def words(seed: int, count: int) -> NDArray[numpy.uint32]:
+    return draws.words(seed, domain=0, stream=1, first_index=0, count=count)
 
 
 def ordinary(count: int, seed: int = 0) -> NDArray[numpy.float32]:
     """Numbers of both signs between 2^-3 and 2^2, evenly in their logarithm."""
-    words = draws.words(seed, domain=0, stream=1, first_index=0, count=count)
-    return ((words & 0x80FFFFFF) + 0x3E000000 + ((words >> 24 & 3) << 23)).astype(numpy.uint32).view(numpy.float32)
+    return selftest.ordinary(words(seed, count))
 
 
 def some(count: int, seed: int = 0) -> NDArray[numpy.float32]:
@@ -239,8 +202,7 @@ def indices(size: int, count: int, seed: int) -> NDArray[numpy.int64]:
 
 
 def main() -> None:
-    FILE.parent.mkdir(exist_ok=True)
-    rows = [json.dumps({**given, "outputs": computed(given, None)}) for given in cases()]
+    rows = [json.dumps({**given, "outputs": selftest.written(given, expected(given))}) for given in cases()]
     FILE.write_text('{"cases": [\n' + ",\n".join(rows) + "\n]}\n")
 
 
