@@ -55,7 +55,7 @@ def start(
     announce: list[str] = ANNOUNCE,
     bootstrap: list[str] = BOOTSTRAP,
     profile: str = typer.Option(
-        EXACT_FP32, help=f"Numerics profile to be drawn for, {' or '.join(PROFILES)}; each has a bond of its own."
+        EXACT_FP32, help=f"Numerics profile to be drawn for, of {', '.join(PROFILES)}; each has a bond of its own."
     ),
     device: str = typer.Option("cpu", help="cpu, cuda or cuda:N."),
     memory: str = typer.Option("4GiB", help="Memory for one replay."),

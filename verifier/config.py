@@ -60,7 +60,7 @@ class VerifierConfig:
         _within("--disk-quota (bytes)", self.disk_quota_bytes, 1 << 20, 1 << 50)
         if self.profile not in PROFILES:
             raise ConfigError(
-                f"--profile is {self.profile!r}; it is {' or '.join(PROFILES)}", fix=f"--profile {EXACT_FP32}"
+                f"--profile is {self.profile!r}; it is one of {', '.join(PROFILES)}", fix=f"--profile {EXACT_FP32}"
             )
         if self.device not in ("cpu", "cuda") and not re.fullmatch(r"cuda:\d{1,2}", self.device):
             raise ConfigError(f"--device is {self.device!r}; it is cpu, cuda or cuda:N", fix="--device cpu")

@@ -147,7 +147,7 @@ def test_plan_screen_and_json_name_the_profile_and_who_can_check_it() -> None:
 def test_offers_screen_names_each_workers_profiles() -> None:
     both = candidate(1, 1).listing
     text = drawn(render.offers([present.listing(both)], Money()))
-    assert "exact-fp32/1, pinned" in text
+    assert "exact-fp32/1, exact-int8/1" in text
     old = present.listing(dataclasses.replace(both, profiles=(PINNED,)))
     assert "exact-fp32/1" not in drawn(render.offers([old], Money()))
 

@@ -42,7 +42,7 @@ def test_request_complete_file_is_read() -> None:
         (
             GOOD.replace('"pinned"', '"exact-fp32/2"'),
             5,
-            "profile is one of exact-fp32/1, pinned",
+            "profile is one of exact-fp32/1, exact-int8/1, exact-int8x3/1, pinned",
             None,
         ),
         (GOOD.replace("[market]", "[markets]"), 7, "a job file knows no 'markets'", "market"),

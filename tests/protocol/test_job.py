@@ -49,7 +49,7 @@ def test_class_of_an_exact_profile_is_the_profile_and_no_machine(make_spec: Make
 
 
 def test_spec_of_an_unknown_profile_is_invalid_and_the_known_ones_are_named(make_spec: Make) -> None:
-    with pytest.raises(SpecInvalid, match=r"profile 'exact-fp32/2' is not one of exact-fp32/1, pinned"):
+    with pytest.raises(SpecInvalid, match=r"profile 'exact-fp32/2' is not one of exact-fp32/1, .*, pinned"):
         make_spec(profile="exact-fp32/2")
     value = json.loads(make_spec().encode()) | {"profile": "exact-fp64/1"}
     with pytest.raises(SpecInvalid, match="exact-fp64/1"):

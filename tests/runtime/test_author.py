@@ -187,7 +187,9 @@ def test_check_finds_a_changed_switch() -> None:
 def test_job_profile_is_the_exact_one_unless_said_otherwise(make_gpt_job: Callable[..., Job]) -> None:
     assert make_gpt_job().profile == "exact-fp32/1"
     assert make_gpt_job(profile="pinned").profile == "pinned"
-    with pytest.raises(SpecInvalid, match="profile 'fast' is not one of exact-fp32/1, pinned"):
+    with pytest.raises(
+        SpecInvalid, match="profile 'fast' is not one of exact-fp32/1, exact-int8/1, exact-int8x3/1, pinned"
+    ):
         make_gpt_job(profile="fast")
 
 

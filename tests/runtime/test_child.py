@@ -26,7 +26,7 @@ from tolsey.errors import (
     TolseyError,
 )
 from tolsey.protocol.checkpoint import StateRoot
-from tolsey.protocol.job import EXACT_CLASSES, EXACT_FP32, PINNED, PROFILES, JobSpec
+from tolsey.protocol.job import EXACT_CLASSES, EXACT_FP32, EXACT_INT8, PINNED, PROFILES, JobSpec
 from tolsey.protocol.units import ClassId
 from tolsey.runtime import author, child, child_client, determinism, environment, state
 from tolsey.runtime.child_client import (
@@ -41,6 +41,8 @@ from tolsey.runtime.child_client import (
     StepRoot,
 )
 from tolsey.runtime.environment import ENVIRONMENT, child_environment, wrong_variables
+from tolsey.runtime.executor import Executable
+from tolsey.runtime.segment import Trainer
 
 MEMORY = 1 << 30
 
@@ -179,6 +181,16 @@ async def test_child_run_of_a_pinned_job_of_this_class_gives_the_bits_of_stock_p
     saved = state.read(events[-1].path, world.runner.program)  # type: ignore[union-attr]  # a SegmentDone
     assert state.root_of(saved, EXACT_FP32) != exact, "other kernels compute it, as its name says"
     assert saved.tensors.keys() == world.runner.after(3).tensors.keys()
+
+
+async def test_child_run_of_an_int8_job_gives_the_bits_of_its_own_products(world: World) -> None:
+    files = world.with_spec(profile=EXACT_INT8, class_id=EXACT_CLASSES[EXACT_INT8])
+    events = await follow(world.request(files=files, last_segment=0))
+    runner = world.runner
+    executable = Executable(runner.admitted, profile=EXACT_INT8)
+    *_, third = Trainer(executable, runner.data, seed=runner.job.seed).steps(runner.first(), 3)
+    assert events[-1].segment.output_root == state.root_of(third.state, EXACT_INT8)  # type: ignore[union-attr]
+    assert state.root_of(third.state, EXACT_FP32) != state.root_of(runner.after(3), EXACT_FP32), "other products"
 
 
 @pytest.mark.parametrize("kind", ["init", "run"])

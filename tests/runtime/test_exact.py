@@ -10,7 +10,7 @@ import torch
 
 from tolsey.errors import ConfigError, RemoteViolation
 from tolsey.numerics import PROFILE, build, library
-from tolsey.protocol.job import EXACT_FP32, PINNED
+from tolsey.protocol.job import EXACT_CLASSES, EXACT_FP32, PINNED
 from tolsey.runtime import exact
 from tolsey.runtime.executor import Executable
 from tolsey.runtime.ops import OPS, float_hex
@@ -102,7 +102,7 @@ def test_refusal_product_of_integers_has_no_kernel() -> None:
 
 
 def test_the_market_names_the_profile_as_the_law_does() -> None:
-    assert EXACT_FP32 == PROFILE
+    assert EXACT_FP32 == PROFILE and tuple(EXACT_CLASSES) == exact.PROFILES
 
 
 @pytest.mark.parametrize("name", sorted(exact.INTEGERS_TOO - {"scatter_add"}))

@@ -26,8 +26,10 @@ from tolsey.protocol.units import ClassId, SpecHash
 SPEC_VERSION = 1
 MAX_SPEC_BYTES = 16_384
 EXACT_FP32 = "exact-fp32/1"
+EXACT_INT8 = "exact-int8/1"
+EXACT_INT8X3 = "exact-int8x3/1"
 PINNED = "pinned"
-PROFILES = (EXACT_FP32, PINNED)
+PROFILES = (EXACT_FP32, EXACT_INT8, EXACT_INT8X3, PINNED)
 """Numerics profiles this version can run; new ones add names here, none is ever changed."""
 EXACT_CLASSES = {
     profile: ClassId(keccak256(tag(TAG_CLASS), canonical_json({"profile": profile})))

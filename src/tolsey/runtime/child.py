@@ -45,7 +45,7 @@ from tolsey.errors import (
 )
 from tolsey.protocol.checkpoint import Segment, StateRoot
 from tolsey.protocol.content import content_id_of_bytes
-from tolsey.protocol.job import EXACT_FP32, PINNED, JobSpec
+from tolsey.protocol.job import EXACT_CLASSES, PINNED, JobSpec
 from tolsey.runtime import cost, dataset, determinism, exact, optimisers, speed, state
 from tolsey.runtime.admission import DEFAULT_MEMORY_BYTES, Admitted, admit_bytes
 from tolsey.runtime.executor import Executable
@@ -281,7 +281,7 @@ def _lacking(device: str) -> dict[str, ConfigError]:
     try:
         exact.require(torch.device(device))
     except ConfigError as error:
-        return {EXACT_FP32: error}
+        return dict.fromkeys(EXACT_CLASSES, error)
     return {}
 
 
