@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 
 import numpy
@@ -102,6 +103,11 @@ def test_normal_quantile_agrees_with_exact() -> None:
     points = [2.0**-33, 1e-9, 1e-6, 0.01, 0.0749999, 0.0750001, 0.3, 0.5 + 1e-6, 0.7, 0.92501, 0.999, 1 - 2.0**-33]
     found = random.normal_quantile(torch.tensor(points, dtype=torch.float64)).tolist()
     assert found == pytest.approx([exact.inv_cdf(point) for point in points], rel=1e-14)
+
+
+def test_root_of_the_tail_is_rounded_as_ieee_has_it() -> None:
+    numbers = random.words(3, domain=1, stream=0, count=20_000).double() * 2.0**-27
+    assert random._sqrt(numbers).tolist() == [math.sqrt(number) for number in numbers.tolist()]
 
 
 def test_normals_have_mean_0_variance_1_and_normal_tails() -> None:
