@@ -24,9 +24,10 @@ from contextlib import ExitStack, contextmanager
 from functools import cache
 from typing import Any, Final
 
+import numpy
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode, _pop_mode_temporarily
 
 from tolsey.errors import ConfigError, UnsupportedOp
 from tolsey.numerics import library
@@ -60,6 +61,8 @@ def exact(seed: int = 0) -> Iterator[None]:
         raise ConfigError(f"seed {seed} is outside 0 to 2^64 - 1")
     lib = library.current()
     with ExitStack() as stack:
+        if isinstance(_get_current_dispatch_mode(), ExactMode):
+            stack.enter_context(_pop_mode_temporarily())  # of nested blocks the inner one alone computes
         stack.enter_context(_control(lib))
         stack.enter_context(_switches())
         stack.enter_context(_generator())
@@ -73,6 +76,7 @@ class ExactMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's 
     def __init__(self, lib: Library, seed: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.draws = Draws(lib, seed)
+        self.apart: list[Any] = []
         self._lib = lib
         self._plans = Plans()
 
@@ -174,9 +178,18 @@ def _whole_or(otherwise: Way) -> Way:
 
 
 def _taken_apart(mode: ExactMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """By PyTorch's table of calls written with others, which come here again."""
-    with mode:
-        return _simpler()[func](*args, **kwargs)
+    """By PyTorch's table of calls written with others, which come here again; one that comes to itself is refused."""
+    if func in mode.apart:
+        raise refusal(func, "has no exact kernel")
+    mode.apart.append(func)
+    try:
+        with mode:
+            result = _simpler()[func](*args, **kwargs)
+    finally:
+        mode.apart.pop()
+    if result is NotImplemented:
+        raise refusal(func, "has no exact kernel for these arguments")
+    return result
 
 
 def _composite(key: torch._C.DispatchKey) -> Way:
@@ -228,7 +241,7 @@ def _way_of(func: Any) -> Way:
         return explicit
     if short in OWN or name in OWN:
         return OWN.get(short) or OWN[name]
-    if name in _COPIED:
+    if name in _COPIED or short in _COPIED:
         return _copied
     if not implicit and short != "view.dtype" and (_is_view(func) or torch.Tag.inplace_view in func.tags):
         return _moved
@@ -295,7 +308,17 @@ _COPIED: Final = frozenset(
     | {"set_", "_local_scalar_dense", "lift_fresh_copy", "_fused_sdp_choice", "is_same_size"}
     # picked and put
     | {"index", "_unsafe_index", "index_select", "gather", "take", "embedding", "masked_select", "nonzero"}
-    | {"scatter", "scatter_", "masked_scatter", "masked_scatter_", "index_fill", "index_fill_"}
+    | {
+        "_pack_padded_sequence",
+        "scatter.src",
+        "scatter.value",
+        "scatter_.src",
+        "scatter_.value",
+        "masked_scatter",
+        "masked_scatter_",
+        "index_fill",
+        "index_fill_",
+    }
     | {"slice_scatter", "select_scatter", "diagonal_scatter", "as_strided_scatter", "unfold_copy"}
     # made of a number
     | {"zeros", "ones", "full", "zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full"}
@@ -397,6 +420,6 @@ def _set_switches(fast_path: bool, onednn: bool, einsum: bool, threads: int) -> 
 
 
 def _keep_subnormals(threads: int) -> bool:
-    """Whether each thread of PyTorch's pool does, tried with enough numbers for all."""
-    tiny = torch.full((threads * 2 * 32768,), 2.0**-126)
-    return bool((tiny[1:] * 0.5 == 2.0**-127).all())
+    """Whether each thread of PyTorch's pool does, tried with enough numbers for all; NumPy looks, not those threads."""
+    halves = torch.full((threads * 2 * 32768,), 2.0**-126) * 0.5
+    return bool((halves.numpy().view(numpy.int32) == 1 << 22).all())

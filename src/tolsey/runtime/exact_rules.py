@@ -94,6 +94,17 @@ def _empty(mode: ExactMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, 
     return func(*args, **kwargs).zero_()
 
 
+@rule("resize_", "resize_as_")
+def _resize(mode: ExactMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What is added holds zeros."""
+    storage = args[0].untyped_storage()
+    before = storage.nbytes()
+    func(*args, **kwargs)
+    if storage.nbytes() > before:
+        torch.empty(0, dtype=torch.uint8).set_(storage)[before:].zero_()
+    return args[0]
+
+
 @rule("arange")
 def _arange(mode: ExactMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Fractions: start + i * step in float64, rounded once to float32."""
@@ -160,7 +171,7 @@ def _topk(mode: ExactMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, A
     values, places = torch.sort(x, stable=True, dim=dim, descending=largest)
     if x.dim() == 0:
         return values, places
-    return values.narrow(dim, 0, count).clone(), places.narrow(dim, 0, count).clone()
+    return tuple(found.narrow(dim, 0, count).clone(memory_format=torch.contiguous_format) for found in (values, places))
 
 
 @rule("index_put.default", "_unsafe_index_put.default")
@@ -207,12 +218,12 @@ def _index_add(mode: ExactMode, func: Any, args: tuple[Any, ...], kwargs: dict[s
 
 @rule("addcdiv.default", "addcdiv_.default")
 def _addcdiv(mode: ExactMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """self + (a / b) * value: three roundings, as capture has it."""
+    """self + (a * value) / b: three roundings, as capture has it."""
     for tensor in args:
         check(func, tensor)
     x, a, b = args
     mode.lawful()
-    return (x.add_ if func is aten.addcdiv_.default else x.add)(torch.div(a, b).mul_(kwargs.get("value", 1)))
+    return (x.add_ if func is aten.addcdiv_.default else x.add)(torch.mul(a, kwargs.get("value", 1)).div_(b))
 
 
 @rule("addmm.default")
@@ -228,6 +239,15 @@ def _addmm(mode: ExactMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, 
     product = mode.planned(aten.mm.default, (a, b), {})
     product = product if alpha == 1 else product * alpha
     return product if beta == 0 else product + (bias if beta == 1 else bias * beta)
+
+
+@rule("pow.Scalar")
+def _pow_of_number(mode: ExactMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    base, exponent = args
+    check(func, exponent)
+    mode.lawful()
+    dtype = torch.float32 if isinstance(base, float) else exponent.dtype
+    return mode.planned(aten.pow.Tensor_Tensor, (torch.full((), base, dtype=dtype), exponent), {})
 
 
 @rule("native_batch_norm.default")
