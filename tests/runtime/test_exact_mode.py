@@ -27,7 +27,7 @@ from tolsey.runtime.executor import Executable
 from tolsey.runtime.segment import Trainer
 
 from .conftest import Runner, TinyCNN, TinyGPT, cnn_job, gpt_job
-from .everywhere import bits, digest, everywhere
+from .everywhere import MACHINES, bits, digest, everywhere, machine
 
 aten = torch.ops.aten
 
@@ -134,6 +134,15 @@ def test_training_learns_as_without() -> None:
     with tolsey.exact():
         found = losses()
     assert found[-1] < 0.05 * found[0]
+
+
+def test_page_prints_what_it_says(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "exact.md").read_text()
+    code, printed = (page.partition(f"```{kind}\n")[2].partition("```")[0] for kind in ("python", "text"))
+    for isa, threads, flush in MACHINES:
+        with machine(isa, threads, monkeypatch, flush=flush):
+            exec(compile(code, "exact.md", "exec"), {})
+        assert capsys.readouterr().out == printed, isa
 
 
 @pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW", "Adagrad", "RMSprop", "Adamax"])

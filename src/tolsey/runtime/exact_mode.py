@@ -78,7 +78,7 @@ class ExactMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's 
         self.draws = Draws(lib, seed)
         self.apart: list[Any] = []
         self._lib = lib
-        self._plans = Plans()
+        self._plans = _plans(lib)
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -108,6 +108,12 @@ class ExactMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's 
     def converted(self, x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """`x` as another element type, rounded once."""
         return x if x.dtype is dtype else kernels.convert(self._lib, x, dtype)
+
+
+@cache
+def _plans(lib: Library) -> Plans:
+    """One for each build of the kernels, so that many short blocks plan no more often than a long one."""
+    return Plans()
 
 
 # The ways.
