@@ -35,7 +35,7 @@ from tolsey.numerics.library import Library
 from tolsey.runtime import exact as kernels
 from tolsey.runtime.exact_draws import Draws
 from tolsey.runtime.exact_plans import Plans, tensors
-from tolsey.runtime.exact_rules import LAWFUL, OWN, WHOLE, Way, check, refusal, store
+from tolsey.runtime.exact_rules import COMPUTED, LAWFUL, OWN, WHOLE, Way, check, refusal, store
 from tolsey.runtime.ops import OPS
 from tolsey.runtime.translate import KNOWN
 
@@ -99,9 +99,14 @@ class ExactMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's 
         self._lib.control = LAWFUL
 
     def planned(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The call on the kernels."""
+        """The call on the kernels, its tensors checked."""
+        given = tensors((*args, *kwargs.values()) if kwargs else args)
+        for tensor in given:
+            if tensor.dtype not in COMPUTED or not tensor.is_cpu:
+                check(func, tensor)
+        self.lawful()
         try:
-            return self._plans.run(func, args, kwargs)
+            return self._plans.run(func, args, kwargs, given)
         except UnsupportedOp as error:
             raise refusal(func, error.message.removeprefix(f"operation {func} ")) from None
 
@@ -136,11 +141,13 @@ def _copied(mode: ExactMode, func: Any, args: tuple[Any, ...], kwargs: dict[str,
 def _rounded_once(mode: ExactMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """PyTorch's own, operands brought to one type by us: its vector code may round an integer twice."""
     floating = whole = False
-    for tensor in tensors((*args, *kwargs.values())):
-        check(func, tensor)
-        if tensor.dtype is torch.float32:
+    for tensor in tensors((*args, *kwargs.values()) if kwargs else args):
+        dtype = tensor.dtype
+        if dtype not in COMPUTED or not tensor.is_cpu:
+            check(func, tensor)
+        if dtype is torch.float32:
             floating = True
-        elif tensor.dtype is not torch.bool:
+        elif dtype is not torch.bool:
             whole = True
     if whole and (floating or _divides_or_takes_floats(func, args)) and _promotes(func):
         first = args[:1] if func._schema.is_mutable and "out" not in kwargs else ()
@@ -162,9 +169,6 @@ def _rounded_once_scaled(mode: ExactMode, func: Any, args: tuple[Any, ...], kwar
 
 
 def _kernel(mode: ExactMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    for tensor in tensors((*args, *kwargs.values())):
-        check(func, tensor)
-    mode.lawful()
     return mode.planned(func, args, kwargs)
 
 

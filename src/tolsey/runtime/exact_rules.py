@@ -30,7 +30,7 @@ aten = torch.ops.aten
 LAWFUL: Final = {"x86_64": 0x1F80}.get(platform.machine(), 0)
 """The floating-point control register as native/control.c wants it: round to nearest, keep subnormals, trap nothing."""
 WHOLE: Final = frozenset({torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64})
-_COMPUTED: Final = WHOLE | {torch.float32}
+COMPUTED: Final = WHOLE | {torch.float32}
 _WIDENED: Final = frozenset({torch.float64, torch.float16, torch.bfloat16})
 
 OWN: Final[dict[str, Way]] = {}
@@ -58,7 +58,7 @@ def _to_copy(mode: ExactMode, func: Any, args: tuple[Any, ...], kwargs: dict[str
         raise refusal(func, f"moves a tensor from {x.device} to {device}", "keep model and data on the CPU")
     if x.dtype is dtype:
         return func(*args, **kwargs)
-    known = x.dtype in _COMPUTED and dtype in _COMPUTED
+    known = x.dtype in COMPUTED and dtype in COMPUTED
     if not known and not (x.dtype in _WIDENED and dtype is torch.float32) and (x.dtype, dtype) != _TO_FLOAT64:
         raise refusal(func, f"converts {x.dtype} to {dtype}", "use float32 and integers")
     mode.lawful()
@@ -373,7 +373,7 @@ def _waiting_times(mode: ExactMode, shape: torch.Size, generator: torch.Generato
 
 def check(func: Any, tensor: torch.Tensor) -> None:
     """Raises UnsupportedOp unless the tensor is one that the profile computes with."""
-    if tensor.dtype not in _COMPUTED:
+    if tensor.dtype not in COMPUTED:
         fix = "use float32: model.float(), x.float(), no autocast, no default dtype"
         raise refusal(func, f"computes in {tensor.dtype}; {PROFILE} computes in float32", fix)
     if not tensor.is_cpu:
