@@ -64,20 +64,27 @@ def exact(seed: int = 0) -> Iterator[None]:
         if isinstance(_get_current_dispatch_mode(), ExactMode):
             stack.enter_context(_pop_mode_temporarily())  # of nested blocks the inner one alone computes
         stack.enter_context(_control(lib))
-        stack.enter_context(_switches())
+        alone = stack.enter_context(_switches())
         stack.enter_context(_generator())
-        stack.enter_context(ExactMode(lib, seed))
+        stack.enter_context(ExactMode(lib, seed, alone=alone))
         yield
 
 
 class ExactMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's base is untyped
-    """Sends each ATen call of the calling thread on its way. `exact` puts what else is needed around it."""
+    """Sends each ATen call of the calling thread on its way. `exact` puts what else is needed around it.
 
-    def __init__(self, lib: Library, seed: int) -> None:
+    Args:
+        lib: the kernels.
+        seed: of the random numbers.
+        alone: whether PyTorch's own threads flush subnormals and must not be asked.
+    """
+
+    def __init__(self, lib: Library, seed: int, *, alone: bool) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.draws = Draws(lib, seed)
         self.apart: list[Any] = []
         self._lib = lib
+        self._alone = alone
         self._plans = _plans(lib)
 
     @classmethod
@@ -88,15 +95,16 @@ class ExactMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        return _way_of(func)(self, func, args, kwargs or {})
+        way = _way_of(func)
+        if way is not _moved:
+            self._lib.control = LAWFUL  # another library may have asked for something else since the last call
+            if self._alone and torch.get_num_threads() != 1:
+                torch.set_num_threads(1)
+        return way(self, func, args, kwargs or {})
 
     def run(self, func: Any, *args: Any, **kwargs: Any) -> Any:
         """The call as if the user had made it."""
         return _way_of(func)(self, func, args, kwargs)
-
-    def lawful(self) -> None:
-        """Makes the calling thread round by the law, whatever another library has asked it for."""
-        self._lib.control = LAWFUL
 
     def planned(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The call on the kernels, its tensors checked."""
@@ -104,7 +112,6 @@ class ExactMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's 
         for tensor in given:
             if tensor.dtype not in COMPUTED or not tensor.is_cpu:
                 check(func, tensor)
-        self.lawful()
         try:
             return self._plans.run(func, args, kwargs, given)
         except UnsupportedOp as error:
@@ -134,7 +141,6 @@ def _copied(mode: ExactMode, func: Any, args: tuple[Any, ...], kwargs: dict[str,
     for tensor in tensors((*args, *kwargs.values())):
         if not tensor.is_cpu:
             check(func, tensor)
-    mode.lawful()
     return func(*args, **kwargs)
 
 
@@ -152,7 +158,6 @@ def _rounded_once(mode: ExactMode, func: Any, args: tuple[Any, ...], kwargs: dic
     if whole and (floating or _divides_or_takes_floats(func, args)) and _promotes(func):
         first = args[:1] if func._schema.is_mutable and "out" not in kwargs else ()
         args = (*first, *(_as_floats(mode, item) for item in args[len(first) :]))
-    mode.lawful()
     return func(*args, **kwargs)
 
 
@@ -405,11 +410,11 @@ def _generator() -> Iterator[None]:
 
 
 @contextmanager
-def _switches() -> Iterator[None]:
+def _switches() -> Iterator[bool]:
     """Closes shortcuts past ATen calls: fused attention and encoder layers, oneDNN, reordered einsum, compiled code.
 
     PyTorch's own threads stay as they are if they keep subnormals. If one was started under flush-to-zero, which
-    nothing can take back, PyTorch's part is computed by the calling thread alone.
+    nothing can take back, PyTorch's part is computed by the calling thread alone: gives whether that is so.
     """
     threads, fast_path = torch.get_num_threads(), torch.backends.mha.get_fastpath_enabled()
     onednn, einsum = torch._C._get_mkldnn_enabled(), torch.backends.opt_einsum.enabled
@@ -418,8 +423,9 @@ def _switches() -> Iterator[None]:
         if "torch._dynamo" in sys.modules:
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.callback(_set_switches, fast_path, onednn, einsum, threads)
-        _set_switches(False, False, False, threads if _keep_subnormals(threads) else 1)
-        yield
+        alone = not _keep_subnormals(threads)
+        _set_switches(False, False, False, 1 if alone else threads)
+        yield alone
 
 
 def _set_switches(fast_path: bool, onednn: bool, einsum: bool, threads: int) -> None:
