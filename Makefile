@@ -11,7 +11,7 @@ PYTEST_WORKERS ?= $(shell n=$$(nproc); echo $$((n < 4 ? n : 4)))
 export PATH := $(BIN):$(CURDIR)/node_modules/.bin:$(PATH)
 export MPLBACKEND := Agg
 
-.PHONY: help demo demo-anvil test test-js test-neon check wheel deep bench contracts artifacts install install-dev install-npm install-js slither clean
+.PHONY: help demo demo-anvil test test-js test-neon check wheel deep matrix bench contracts artifacts install install-dev install-npm install-js slither clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -55,6 +55,9 @@ wheel:  ## dist/: an sdist, and a wheel with compiled kernels under the widest t
 
 deep: install-dev  ## all 2^32 inputs of each function of one argument, every build of this machine against the others (an hour)
 	$(BIN)/python -P tests/numerics/exhaustive.py
+
+matrix: install-dev  ## one state root over builds, threads and levels of PyTorch's vector code, as graph and as plain loop (minutes)
+	$(BIN)/python -P tests/numerics/matrix.py --torch 2.12.1 --torch 2.8.0
 
 bench: install-dev install-npm  ## the measured claims, as tables (takes some minutes)
 	TOLSEY_ANVIL=$(ANVIL) $(BIN)/python tests/bench/run_all.py

@@ -24,9 +24,10 @@ from contextlib import ExitStack, contextmanager
 from functools import cache
 from typing import Any, Final
 
+import numpy
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode, _pop_mode_temporarily
 
 from tolsey.errors import ConfigError, UnsupportedOp
 from tolsey.numerics import library
@@ -34,7 +35,7 @@ from tolsey.numerics.library import Library
 from tolsey.runtime import exact as kernels
 from tolsey.runtime.exact_draws import Draws
 from tolsey.runtime.exact_plans import Plans, tensors
-from tolsey.runtime.exact_rules import LAWFUL, OWN, WHOLE, Way, check, refusal, store
+from tolsey.runtime.exact_rules import COMPUTED, LAWFUL, OWN, WHOLE, Way, check, refusal, store
 from tolsey.runtime.ops import OPS
 from tolsey.runtime.translate import KNOWN
 
@@ -60,21 +61,31 @@ def exact(seed: int = 0) -> Iterator[None]:
         raise ConfigError(f"seed {seed} is outside 0 to 2^64 - 1")
     lib = library.current()
     with ExitStack() as stack:
+        if isinstance(_get_current_dispatch_mode(), ExactMode):
+            stack.enter_context(_pop_mode_temporarily())  # of nested blocks the inner one alone computes
         stack.enter_context(_control(lib))
-        stack.enter_context(_switches())
+        alone = stack.enter_context(_switches())
         stack.enter_context(_generator())
-        stack.enter_context(ExactMode(lib, seed))
+        stack.enter_context(ExactMode(lib, seed, alone=alone))
         yield
 
 
 class ExactMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's base is untyped
-    """Sends each ATen call of the calling thread on its way. `exact` puts what else is needed around it."""
+    """Sends each ATen call of the calling thread on its way. `exact` puts what else is needed around it.
 
-    def __init__(self, lib: Library, seed: int) -> None:
+    Args:
+        lib: the kernels.
+        seed: of the random numbers.
+        alone: whether PyTorch's own threads flush subnormals and must not be asked.
+    """
+
+    def __init__(self, lib: Library, seed: int, *, alone: bool) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.draws = Draws(lib, seed)
+        self.apart: list[Any] = []
         self._lib = lib
-        self._plans = Plans()
+        self._alone = alone
+        self._plans = _plans(lib)
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -84,26 +95,37 @@ class ExactMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        return _way_of(func)(self, func, args, kwargs or {})
+        way = _way_of(func)
+        if way is not _moved:
+            self._lib.control = LAWFUL  # another library may have asked for something else since the last call
+            if self._alone and torch.get_num_threads() != 1:
+                torch.set_num_threads(1)
+        return way(self, func, args, kwargs or {})
 
     def run(self, func: Any, *args: Any, **kwargs: Any) -> Any:
         """The call as if the user had made it."""
         return _way_of(func)(self, func, args, kwargs)
 
-    def lawful(self) -> None:
-        """Makes the calling thread round by the law, whatever another library has asked it for."""
-        self._lib.control = LAWFUL
-
     def planned(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The call on the kernels."""
+        """The call on the kernels, its tensors checked."""
+        given = tensors((*args, *kwargs.values()) if kwargs else args)
+        for tensor in given:
+            if tensor.dtype not in COMPUTED or not tensor.is_cpu:
+                check(func, tensor)
         try:
-            return self._plans.run(func, args, kwargs)
+            return self._plans.run(func, args, kwargs, given)
         except UnsupportedOp as error:
             raise refusal(func, error.message.removeprefix(f"operation {func} ")) from None
 
     def converted(self, x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """`x` as another element type, rounded once."""
         return x if x.dtype is dtype else kernels.convert(self._lib, x, dtype)
+
+
+@cache
+def _plans(lib: Library) -> Plans:
+    """One for each build of the kernels, so that many short blocks plan no more often than a long one."""
+    return Plans()
 
 
 # The ways.
@@ -119,23 +141,23 @@ def _copied(mode: ExactMode, func: Any, args: tuple[Any, ...], kwargs: dict[str,
     for tensor in tensors((*args, *kwargs.values())):
         if not tensor.is_cpu:
             check(func, tensor)
-    mode.lawful()
     return func(*args, **kwargs)
 
 
 def _rounded_once(mode: ExactMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """PyTorch's own, operands brought to one type by us: its vector code may round an integer twice."""
     floating = whole = False
-    for tensor in tensors((*args, *kwargs.values())):
-        check(func, tensor)
-        if tensor.dtype is torch.float32:
+    for tensor in tensors((*args, *kwargs.values()) if kwargs else args):
+        dtype = tensor.dtype
+        if dtype not in COMPUTED or not tensor.is_cpu:
+            check(func, tensor)
+        if dtype is torch.float32:
             floating = True
-        elif tensor.dtype is not torch.bool:
+        elif dtype is not torch.bool:
             whole = True
     if whole and (floating or _divides_or_takes_floats(func, args)) and _promotes(func):
         first = args[:1] if func._schema.is_mutable and "out" not in kwargs else ()
         args = (*first, *(_as_floats(mode, item) for item in args[len(first) :]))
-    mode.lawful()
     return func(*args, **kwargs)
 
 
@@ -152,9 +174,6 @@ def _rounded_once_scaled(mode: ExactMode, func: Any, args: tuple[Any, ...], kwar
 
 
 def _kernel(mode: ExactMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    for tensor in tensors((*args, *kwargs.values())):
-        check(func, tensor)
-    mode.lawful()
     return mode.planned(func, args, kwargs)
 
 
@@ -174,9 +193,18 @@ def _whole_or(otherwise: Way) -> Way:
 
 
 def _taken_apart(mode: ExactMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """By PyTorch's table of calls written with others, which come here again."""
-    with mode:
-        return _simpler()[func](*args, **kwargs)
+    """By PyTorch's table of calls written with others, which come here again; one that comes to itself is refused."""
+    if func in mode.apart:
+        raise refusal(func, "has no exact kernel")
+    mode.apart.append(func)
+    try:
+        with mode:
+            result = _simpler()[func](*args, **kwargs)
+    finally:
+        mode.apart.pop()
+    if result is NotImplemented:
+        raise refusal(func, "has no exact kernel for these arguments")
+    return result
 
 
 def _composite(key: torch._C.DispatchKey) -> Way:
@@ -228,7 +256,7 @@ def _way_of(func: Any) -> Way:
         return explicit
     if short in OWN or name in OWN:
         return OWN.get(short) or OWN[name]
-    if name in _COPIED:
+    if name in _COPIED or short in _COPIED:
         return _copied
     if not implicit and short != "view.dtype" and (_is_view(func) or torch.Tag.inplace_view in func.tags):
         return _moved
@@ -295,7 +323,17 @@ _COPIED: Final = frozenset(
     | {"set_", "_local_scalar_dense", "lift_fresh_copy", "_fused_sdp_choice", "is_same_size"}
     # picked and put
     | {"index", "_unsafe_index", "index_select", "gather", "take", "embedding", "masked_select", "nonzero"}
-    | {"scatter", "scatter_", "masked_scatter", "masked_scatter_", "index_fill", "index_fill_"}
+    | {
+        "_pack_padded_sequence",
+        "scatter.src",
+        "scatter.value",
+        "scatter_.src",
+        "scatter_.value",
+        "masked_scatter",
+        "masked_scatter_",
+        "index_fill",
+        "index_fill_",
+    }
     | {"slice_scatter", "select_scatter", "diagonal_scatter", "as_strided_scatter", "unfold_copy"}
     # made of a number
     | {"zeros", "ones", "full", "zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full"}
@@ -372,11 +410,11 @@ def _generator() -> Iterator[None]:
 
 
 @contextmanager
-def _switches() -> Iterator[None]:
+def _switches() -> Iterator[bool]:
     """Closes shortcuts past ATen calls: fused attention and encoder layers, oneDNN, reordered einsum, compiled code.
 
     PyTorch's own threads stay as they are if they keep subnormals. If one was started under flush-to-zero, which
-    nothing can take back, PyTorch's part is computed by the calling thread alone.
+    nothing can take back, PyTorch's part is computed by the calling thread alone: gives whether that is so.
     """
     threads, fast_path = torch.get_num_threads(), torch.backends.mha.get_fastpath_enabled()
     onednn, einsum = torch._C._get_mkldnn_enabled(), torch.backends.opt_einsum.enabled
@@ -385,8 +423,9 @@ def _switches() -> Iterator[None]:
         if "torch._dynamo" in sys.modules:
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.callback(_set_switches, fast_path, onednn, einsum, threads)
-        _set_switches(False, False, False, threads if _keep_subnormals(threads) else 1)
-        yield
+        alone = not _keep_subnormals(threads)
+        _set_switches(False, False, False, 1 if alone else threads)
+        yield alone
 
 
 def _set_switches(fast_path: bool, onednn: bool, einsum: bool, threads: int) -> None:
@@ -397,6 +436,6 @@ def _set_switches(fast_path: bool, onednn: bool, einsum: bool, threads: int) -> 
 
 
 def _keep_subnormals(threads: int) -> bool:
-    """Whether each thread of PyTorch's pool does, tried with enough numbers for all."""
-    tiny = torch.full((threads * 2 * 32768,), 2.0**-126)
-    return bool((tiny[1:] * 0.5 == 2.0**-127).all())
+    """Whether each thread of PyTorch's pool does, tried with enough numbers for all; NumPy looks, not those threads."""
+    halves = torch.full((threads * 2 * 32768,), 2.0**-126) * 0.5
+    return bool((halves.numpy().view(numpy.int32) == 1 << 22).all())

@@ -10,7 +10,7 @@ It refuses calls that translate.py does not know. Next in the flow: exact_mode.p
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import torch
@@ -36,28 +36,33 @@ class Plans:
     def __init__(self) -> None:
         self._known: dict[Any, Plan] = {}
 
-    def run(self, func: Any, args: Arguments, kwargs: Named) -> Any:
+    def run(self, func: Any, args: Arguments, kwargs: Named, given: list[torch.Tensor]) -> Any:
         """What `func`, an overload that translate.py knows, gives for these arguments: new memory, never an argument.
+
+        Args:
+            given: `tensors` of args and of kwargs' values.
 
         Raises:
             UnsupportedOp: an argument that no operation of the list takes.
             IndexError, ValueError, MemoryError: as the kernel says.
         """
-        key = (func, *map(_form, args), *((name, _form(value)) for name, value in kwargs.items()))
+        key = (func, *map(_form, args))
+        if kwargs:
+            key += tuple((name, _form(value)) for name, value in kwargs.items())
         plan = self._known.get(key)
         if plan is None:
             if len(self._known) >= MAX_PLANS:
                 self._known.clear()
-            plan = self._known[key] = Plan(func, args, kwargs)
-        return plan.run(_given(args, kwargs))
+            plan = self._known[key] = Plan(func, args, kwargs, given)
+        return plan.run(given)
 
 
 class Plan:
     """One call as a list of kernel calls over numbered slots, the call's tensors first."""
 
-    def __init__(self, func: Any, args: Arguments, kwargs: Named) -> None:
+    def __init__(self, func: Any, args: Arguments, kwargs: Named, given: list[torch.Tensor]) -> None:
         graph = fx.Graph()
-        inputs = [_placeholder(graph, place, tensor) for place, tensor in enumerate(_given(args, kwargs))]
+        inputs = [_placeholder(graph, place, tensor) for place, tensor in enumerate(given)]
         call = graph.call_function(func, *_replaced((args, kwargs), iter(inputs)))
         like_args, like_kwargs = _replaced((args, kwargs), iter([node.meta["val"] for node in inputs]))
         expected = func(*like_args, **like_kwargs)
@@ -69,45 +74,55 @@ class Plan:
         translator = Translator(arguments, locate=lambda _: "", profile=PROFILE)
         phase = translator.run(fx.GraphModule(nn.Module(), graph), [("result", str(i)) for i in range(len(results))])
 
-        self._inputs = len(inputs)
         self._code: list[tuple[Callable[..., Any], tuple[int, ...], int]] = []
+        copied = [True] * len(inputs)
         for node in phase.nodes:
             for out in node.outs:
                 if DTYPES[out.dtype].is_floating_point and DTYPES[out.dtype] is not torch.float32:
                     raise UnsupportedOp(f"operation {func} makes {out.dtype}; {PROFILE} computes in float32")
             parsed = node.definition.parse(node.args)
             self._code.append((exact.build(node.definition, parsed, _CPU), tuple(refs(parsed)), len(node.outs)))
+            copied += [node.op in exact.AS_THEY_ARE] * len(node.outs)  # it may be another look at an argument
         outputs = [expected] if self._single else list(expected)
         self._results = [
-            None if meta is None else (slot, None if meta.is_contiguous() else meta.stride())
-            for (_, _, slot), meta in zip(phase.outputs, outputs, strict=True)
+            None if like is None else (slot, None if like.is_contiguous() else like.stride(), copied[slot])
+            for (_, _, slot), like in zip(phase.outputs, outputs, strict=True)
         ]
+        self._direct: Callable[..., Any] | None = None
+        if len(self._code) == 1 and self._results == [(len(inputs), None, False)]:
+            call_, reads, _ = self._code[0]
+            self._direct = call_ if reads == tuple(range(len(inputs))) else None
 
     def run(self, given: list[torch.Tensor]) -> Any:
         """The results for these tensors, laid out in memory as PyTorch would have them."""
-        slots: list[Any] = given
+        if self._direct is not None:
+            return self._direct(*given)
+        slots: list[Any] = [*given]
         for call, reads, count in self._code:
             result = call(*[slots[slot] for slot in reads])
             if count == 1:
                 slots.append(result)
             else:
                 slots.extend(result)
-        results = [None if found is None else self._laid_out(slots[found[0]], *found) for found in self._results]
+        results = [None if found is None else _laid_out(slots[found[0]], *found[1:]) for found in self._results]
         return results[0] if self._single else tuple(results)
 
-    def _laid_out(self, result: torch.Tensor, slot: int, strides: tuple[int, ...] | None) -> torch.Tensor:
-        if strides is not None:
-            return torch.empty_strided(result.shape, strides, dtype=result.dtype).copy_(result)
-        return result.clone() if slot < self._inputs else result
+
+def _laid_out(result: torch.Tensor, strides: tuple[int, ...] | None, copied: bool) -> torch.Tensor:
+    if strides is not None:
+        return torch.empty_strided(result.shape, strides, dtype=result.dtype).copy_(result)
+    return result.clone() if copied else result
 
 
-def tensors(values: Any) -> Iterator[torch.Tensor]:
+def tensors(values: Iterable[Any]) -> list[torch.Tensor]:
     """The tensors among arguments, those in lists too, in order."""
+    found = []
     for value in values:
         if isinstance(value, torch.Tensor):
-            yield value
+            found.append(value)
         elif isinstance(value, list | tuple):
-            yield from tensors(value)
+            found += tensors(value)
+    return found
 
 
 def _form(value: Any) -> Any:
@@ -133,10 +148,6 @@ def _part(graph: fx.Graph, call: fx.Node, place: int) -> fx.Node:
     part = graph.call_function(operator.getitem, (call, place))
     part.meta["val"] = call.meta["val"][place]
     return part
-
-
-def _given(args: Arguments, kwargs: Named) -> list[torch.Tensor]:
-    return [*tensors(args), *tensors(kwargs.values())]
 
 
 def _replaced(value: Any, by: Iterator[Any]) -> Any:

@@ -30,7 +30,7 @@ aten = torch.ops.aten
 LAWFUL: Final = {"x86_64": 0x1F80}.get(platform.machine(), 0)
 """The floating-point control register as native/control.c wants it: round to nearest, keep subnormals, trap nothing."""
 WHOLE: Final = frozenset({torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64})
-_COMPUTED: Final = WHOLE | {torch.float32}
+COMPUTED: Final = WHOLE | {torch.float32}
 _WIDENED: Final = frozenset({torch.float64, torch.float16, torch.bfloat16})
 
 OWN: Final[dict[str, Way]] = {}
@@ -58,10 +58,9 @@ def _to_copy(mode: ExactMode, func: Any, args: tuple[Any, ...], kwargs: dict[str
         raise refusal(func, f"moves a tensor from {x.device} to {device}", "keep model and data on the CPU")
     if x.dtype is dtype:
         return func(*args, **kwargs)
-    known = x.dtype in _COMPUTED and dtype in _COMPUTED
+    known = x.dtype in COMPUTED and dtype in COMPUTED
     if not known and not (x.dtype in _WIDENED and dtype is torch.float32) and (x.dtype, dtype) != _TO_FLOAT64:
         raise refusal(func, f"converts {x.dtype} to {dtype}", "use float32 and integers")
-    mode.lawful()
     value = mode.converted(x, dtype)
     form = kwargs.get("memory_format") or torch.preserve_format
     return value if x.is_contiguous() else torch.empty_like(x, dtype=dtype, memory_format=form).copy_(value)
@@ -94,10 +93,20 @@ def _empty(mode: ExactMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, 
     return func(*args, **kwargs).zero_()
 
 
+@rule("resize_", "resize_as_")
+def _resize(mode: ExactMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What is added holds zeros."""
+    storage = args[0].untyped_storage()
+    before = storage.nbytes()
+    func(*args, **kwargs)
+    if storage.nbytes() > before:
+        torch.empty(0, dtype=torch.uint8).set_(storage)[before:].zero_()
+    return args[0]
+
+
 @rule("arange")
 def _arange(mode: ExactMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Fractions: start + i * step in float64, rounded once to float32."""
-    mode.lawful()
     result = func(*args, **kwargs)
     if result.dtype is torch.float32:
         start, step = (args[0], 1) if len(args) == 2 else (args[0], args[2]) if len(args) == 3 else (0, 1)
@@ -117,7 +126,6 @@ def _extreme(mode: ExactMode, func: Any, args: tuple[Any, ...], kwargs: dict[str
     check(func, x)
     if x.dtype in WHOLE or x.dim() == 0:
         return func(*args, **kwargs)
-    mode.lawful()
     places = mode.planned(aten.argmax.default, (x if "max" in func._schema.name else -x, dim, True), {})
     values = torch.gather(x, dim, places)
     return (values, places) if keepdim else (values.squeeze(dim), places.squeeze(dim))
@@ -146,7 +154,6 @@ def _sort(mode: ExactMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, A
     x, *rest = args
     check(func, x)
     options = {"dim": -1, "descending": False} | dict(zip(("dim", "descending"), rest, strict=False)) | kwargs
-    mode.lawful()
     return torch.sort(x, **options | {"stable": True})
 
 
@@ -156,11 +163,10 @@ def _topk(mode: ExactMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, A
     x, count, *rest = args
     dim, largest = [*rest, *[-1, True][len(rest) :]][:2]
     check(func, x)
-    mode.lawful()
     values, places = torch.sort(x, stable=True, dim=dim, descending=largest)
     if x.dim() == 0:
         return values, places
-    return values.narrow(dim, 0, count).clone(), places.narrow(dim, 0, count).clone()
+    return tuple(found.narrow(dim, 0, count).clone(memory_format=torch.contiguous_format) for found in (values, places))
 
 
 @rule("index_put.default", "_unsafe_index_put.default")
@@ -172,7 +178,6 @@ def _index_put(mode: ExactMode, func: Any, args: tuple[Any, ...], kwargs: dict[s
     grid = torch.arange(x.numel()).reshape(x.shape)
     places = aten.index.Tensor(grid, indices)
     flat, given = x.reshape(-1), values.expand(places.shape).reshape(-1)
-    mode.lawful()
     if rest and rest[0]:
         return mode.planned(aten.scatter_add.default, (flat, 0, places.reshape(-1), given), {}).reshape(x.shape)
     result = flat.clone()
@@ -193,7 +198,6 @@ def _index_add(mode: ExactMode, func: Any, args: tuple[Any, ...], kwargs: dict[s
     for tensor in (x, source):
         check(func, tensor)
     alpha = kwargs.get("alpha", 1)
-    mode.lawful()
     given = source if alpha == 1 else source * alpha
     if x.dim() == 0:
         return mode.planned(aten.scatter_add.default, (x.reshape(1), 0, index.reshape(1), given.reshape(1)), {})[0]
@@ -207,12 +211,11 @@ def _index_add(mode: ExactMode, func: Any, args: tuple[Any, ...], kwargs: dict[s
 
 @rule("addcdiv.default", "addcdiv_.default")
 def _addcdiv(mode: ExactMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """self + (a / b) * value: three roundings, as capture has it."""
+    """self + (a * value) / b: three roundings, as capture has it."""
     for tensor in args:
         check(func, tensor)
     x, a, b = args
-    mode.lawful()
-    return (x.add_ if func is aten.addcdiv_.default else x.add)(torch.div(a, b).mul_(kwargs.get("value", 1)))
+    return (x.add_ if func is aten.addcdiv_.default else x.add)(torch.mul(a, kwargs.get("value", 1)).div_(b))
 
 
 @rule("addmm.default")
@@ -222,12 +225,19 @@ def _addmm(mode: ExactMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, 
     for tensor in args:
         check(func, tensor)
     beta, alpha = kwargs.get("beta", 1), kwargs.get("alpha", 1)
-    mode.lawful()
     if alpha == beta == 1:
         return mode.planned(func, args, {})
     product = mode.planned(aten.mm.default, (a, b), {})
     product = product if alpha == 1 else product * alpha
     return product if beta == 0 else product + (bias if beta == 1 else bias * beta)
+
+
+@rule("pow.Scalar")
+def _pow_of_number(mode: ExactMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    base, exponent = args
+    check(func, exponent)
+    dtype = torch.float32 if isinstance(base, float) else exponent.dtype
+    return mode.planned(aten.pow.Tensor_Tensor, (torch.full((), base, dtype=dtype), exponent), {})
 
 
 @rule("native_batch_norm.default")
@@ -265,7 +275,6 @@ def _bernoulli_each(mode: ExactMode, func: Any, args: tuple[Any, ...], kwargs: d
     x, keep = args[0], args[-1]
     for tensor in (x, keep):
         check(func, tensor)
-    mode.lawful()
     mask = mode.draws.uniform(x.shape, 0.0, 1.0, kwargs.get("generator")) < keep
     return x.copy_(mask) if func is aten.bernoulli_.Tensor else mask.to(x.dtype)
 
@@ -276,7 +285,6 @@ def _fill(mode: ExactMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, A
     first, second = (*numbers, 0.0, 1.0)[:2] if len(numbers) != 1 else (numbers[0], 1.0)
     check(func, x)
     draw = mode.draws.normal if func is aten.normal_.default else mode.draws.uniform
-    mode.lawful()
     return x.copy_(draw(x.shape, first, second, kwargs.get("generator")))
 
 
@@ -285,7 +293,6 @@ def _make(mode: ExactMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, A
     result = func(*args, **kwargs)  # for its size and type
     check(func, result)
     draw = mode.draws.normal if "randn" in func._schema.name else mode.draws.uniform
-    mode.lawful()
     return result.copy_(draw(result.shape, 0.0, 1.0, kwargs.get("generator")))
 
 
@@ -297,7 +304,6 @@ def _normal(mode: ExactMode, func: Any, args: tuple[Any, ...], kwargs: dict[str,
         if isinstance(tensor, torch.Tensor):
             check(func, tensor)
     like = mean + std
-    mode.lawful()
     return mode.draws.normal(like.shape, 0.0, 1.0, kwargs.get("generator")) * std + mean
 
 
@@ -324,7 +330,6 @@ _HIGHEST: Final = {torch.bool: 2, torch.float32: (1 << 24) + 1} | {
 def _exponential(mode: ExactMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     x, rate = (*args, 1.0)[:2]
     check(func, x)
-    mode.lawful()
     return x.copy_(_waiting_times(mode, x.shape, kwargs.get("generator")).div_(rate))
 
 
@@ -334,7 +339,6 @@ def _multinomial(mode: ExactMode, func: Any, args: tuple[Any, ...], kwargs: dict
     weights, count, replacement = (*args, False)[:3]
     func(*args, **kwargs)  # to have the weights checked
     check(func, weights)
-    mode.lawful()
     shape = torch.Size((*weights.shape[:-1], count if replacement else 1, weights.shape[-1]))
     weights = weights.unsqueeze(-2).expand(shape)
     speed = weights / _waiting_times(mode, shape, kwargs.get("generator"))
@@ -353,7 +357,7 @@ def _waiting_times(mode: ExactMode, shape: torch.Size, generator: torch.Generato
 
 def check(func: Any, tensor: torch.Tensor) -> None:
     """Raises UnsupportedOp unless the tensor is one that the profile computes with."""
-    if tensor.dtype not in _COMPUTED:
+    if tensor.dtype not in COMPUTED:
         fix = "use float32: model.float(), x.float(), no autocast, no default dtype"
         raise refusal(func, f"computes in {tensor.dtype}; {PROFILE} computes in float32", fix)
     if not tensor.is_cpu:
