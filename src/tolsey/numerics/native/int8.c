@@ -8,7 +8,7 @@
  * Two forms of whole numbers (struct form):
  *
  *   two slices     pairs of 16 bits in a 32-bit word; products of pairs are added in 32 bits and carried (int8_tile.h)
- *   three slices   binary64, which adds up to 2^53 / 2^41 = 2^12 products exactly
+ *   three slices   binary64, which adds up to 2^53 / 2^40 = 2^13 products exactly
  *
  * Both give the sum of a stretch of up to STRETCH depths as binary64, exactly; sums of several stretches are added as 64-bit
  * integers. So nothing here has an order: one side, the shared one, is made whole first, tasks take blocks of the other. */
