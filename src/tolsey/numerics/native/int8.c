@@ -8,7 +8,7 @@
  * Two forms of whole numbers (struct form):
  *
  *   two slices     pairs of 16 bits in a 32-bit word; products of pairs are added in 32 bits and carried (int8_tile.h)
- *   three slices   binary64, which adds up to 2^53 / 2^41 = 2^12 products exactly
+ *   three slices   binary64, which adds up to 2^53 / 2^40 = 2^13 products exactly
  *
  * Both give the sum of a stretch of up to STRETCH depths as binary64, exactly; sums of several stretches are added as 64-bit
  * integers. So nothing here has an order: one side, the shared one, is made whole first, tasks take blocks of the other. */
@@ -30,6 +30,7 @@
 #define MOST_DEPTH ((int64_t)1 << 22)
 /* Of the shared side, made whole at once; of a task's block. */
 #define SHARED_BYTES ((int64_t)16 << 20)
+#define SUMS_BYTES ((int64_t)16 << 20)
 #define BLOCK_BYTES ((int64_t)256 << 10)
 #define WORTH_A_THREAD ((double)(1 << 19))
 
@@ -258,10 +259,11 @@ struct product {
     int64_t m, n, k, tile_columns;
     int few_rows;                    /* A is shared, else B */
     int64_t lane0, lanes, k0, depth; /* of the shared side, this round */
-    int64_t block;                   /* lanes of the other side in one task */
+    int64_t other0, others;          /* lanes of the other side, this round */
+    int64_t block;                   /* of them in one task */
     int known;                       /* exponents are there before anything is made whole */
     int32_t *exponents[2];           /* of A, of B */
-    int64_t *sums;                   /* m x n, where one stretch is not all */
+    int64_t *sums, sums_step;        /* of this round's elements, where one stretch is not all; a row is so long */
     char *shared;
 };
 
@@ -351,9 +353,10 @@ static void give(const struct target *c, int64_t i, int64_t j0, int64_t columns,
 /* Adds a tile's sums of this stretch to what is there, and takes the total back where this is the last. */
 static void add_stretch(const struct product *it, int64_t i0, int64_t rows, int64_t j0, int64_t columns, double *sum,
                         int64_t step) {
+    int64_t first_row = it->few_rows ? it->lane0 : it->other0, first_column = it->few_rows ? it->other0 : it->lane0;
     for (int64_t i = 0; i < rows; i++)
         for (int64_t j = 0; j < columns; j++) {
-            int64_t *total = it->sums + (i0 + i) * it->n + j0 + j;
+            int64_t *total = it->sums + (i0 + i - first_row) * it->sums_step + j0 + j - first_column;
             *total += (int64_t)sum[i * step + j];
             sum[i * step + j] = narrowed(*total);
         }
@@ -401,7 +404,7 @@ static int multiply_some(void *ctx, int64_t begin, int64_t end) {
     char *own = tolsey_scratch(SCRATCH_PACK_A, (size_t)(round_up(it->block, VW) * most(bytes, 1)));
     if (!own) return TOLSEY_NO_MEMORY;
     for (int64_t task = begin; task < end; task++) {
-        int64_t from = task * it->block, count = least((it->few_rows ? it->n : it->m) - from, it->block);
+        int64_t from = it->other0 + task * it->block, count = least(it->other0 + it->others - from, it->block);
         for (int64_t panel = 0; panel < panels_of(it, which, count); panel++) {
             int64_t first = panel_begin(it, which, count, panel), past = panel_begin(it, which, count, panel + 1);
             int answer = make_whole(it, which, from + first, past - first, own + first * bytes);
@@ -432,7 +435,21 @@ static int find_all(const struct side *side, int64_t lanes, int64_t depth, int32
     return tolsey_parallel(lanes, TILE_VECTORS * VW, find_some, &it);
 }
 
-/* The rounds: stretches of depth, and of the shared side as much as fits. */
+/* One round: all stretches of depth, of so many lanes of both sides. */
+static int one_round(struct product *it, int threads) {
+    int64_t panels = panels_of(it, it->few_rows ? A : B, it->lanes), tasks = (it->others + it->block - 1) / it->block;
+    int answer = TOLSEY_OK;
+    it->k0 = 0;
+    do {
+        it->depth = least(it->k - it->k0, STRETCH);
+        answer = tolsey_parallel(panels, threads > 1 ? 1 : panels, share_some, it);
+        if (answer == TOLSEY_OK) answer = tolsey_parallel(tasks, threads > 1 ? 1 : tasks, multiply_some, it);
+        it->k0 += it->depth;
+    } while (it->k0 < it->k && answer == TOLSEY_OK);
+    return answer;
+}
+
+/* The rounds: of the shared side as much as fits, of the other one as much as there is room for sums. */
 static int all_rounds(struct product *it) {
     it->tile_columns = TILE_VECTORS * it->form.lanes;
     it->few_rows = it->m < it->n;
@@ -440,24 +457,34 @@ static int all_rounds(struct product *it) {
     int64_t unit = it->few_rows ? TILE_ROWS : it->tile_columns, other_unit = it->few_rows ? it->tile_columns : TILE_ROWS;
     int64_t bytes = most(lane_bytes(&it->form, least(it->k, STRETCH)), 1);
     int threads = (double)it->m * (double)it->n * (double)it->k < WORTH_A_THREAD ? 1 : tolsey_helpers();
-    int64_t widest = most(SHARED_BYTES / bytes / unit, 1) * unit;
+    int64_t widest = least(most(SHARED_BYTES / bytes / unit, 1) * unit, round_up(shared_all, unit));
     it->block = most(BLOCK_BYTES / bytes / other_unit, 1) * other_unit;
     if (threads > 1) it->block = least(it->block, most(round_up(other_all / (4 * threads), other_unit), 2 * other_unit));
     it->block = least(it->block, round_up(other_all, other_unit));
-    int64_t tasks = (other_all + it->block - 1) / it->block;
-    it->shared = tolsey_scratch(SCRATCH_PACK_B, (size_t)(least(widest, round_up(shared_all, unit)) * bytes));
+    it->shared = tolsey_scratch(SCRATCH_PACK_B, (size_t)(widest * bytes));
     if (!it->shared) return TOLSEY_NO_MEMORY;
+    int sums_given = it->sums != NULL;
+    int64_t room = other_all;
+    if (!sums_given && it->k > STRETCH) {
+        room = least(most(SUMS_BYTES / (int64_t)sizeof(int64_t) / widest / it->block, 1) * it->block, other_all);
+        it->sums = tolsey_scratch(SCRATCH_SUMS, sizeof(int64_t) * (size_t)(widest * room));
+        if (!it->sums) return TOLSEY_NO_MEMORY;
+    }
+    int64_t *sums = it->sums;
     int answer = TOLSEY_OK;
     for (it->lane0 = 0; it->lane0 < shared_all && answer == TOLSEY_OK; it->lane0 += widest) {
         it->lanes = least(shared_all - it->lane0, widest);
-        it->k0 = 0;
-        do {
-            it->depth = least(it->k - it->k0, STRETCH);
-            int64_t panels = panels_of(it, it->few_rows ? A : B, it->lanes);
-            answer = tolsey_parallel(panels, threads > 1 ? 1 : panels, share_some, it);
-            if (answer == TOLSEY_OK) answer = tolsey_parallel(tasks, threads > 1 ? 1 : tasks, multiply_some, it);
-            it->k0 += it->depth;
-        } while (it->k0 < it->k && answer == TOLSEY_OK);
+        for (it->other0 = 0; it->other0 < other_all && answer == TOLSEY_OK; it->other0 += room) {
+            it->others = least(other_all - it->other0, room);
+            if (sums_given) {
+                it->sums_step = it->n;
+                it->sums = sums + (it->few_rows ? it->lane0 * it->n + it->other0 : it->other0 * it->n + it->lane0);
+            } else if (sums) {
+                it->sums_step = it->few_rows ? it->others : it->lanes;
+                memset(sums, 0, sizeof(int64_t) * (size_t)(it->lanes * it->others));
+            }
+            answer = one_round(it, threads);
+        }
     }
     return answer;
 }
@@ -466,16 +493,12 @@ static int product(int64_t slices, int64_t m, int64_t n, int64_t k, const struct
                    const struct target *c) {
     if (m == 0 || n == 0) return TOLSEY_OK;
     if (k > MOST_DEPTH) return TOLSEY_BAD_ARGUMENT;
-    struct product it = {.a = a, .b = b, .c = c, .m = m, .n = n, .k = k};
+    struct product it = {.a = a, .b = b, .c = c, .m = m, .n = n, .k = k, .known = k > STRETCH};
     if (set_form(&it.form, slices) != TOLSEY_OK) return TOLSEY_BAD_ARGUMENT;
     it.exponents[A] = tolsey_scratch(SCRATCH_ROW, sizeof(int32_t) * (size_t)(m + n));
     if (!it.exponents[A]) return TOLSEY_NO_MEMORY;
     it.exponents[B] = it.exponents[A] + m;
-    if (k > STRETCH) {
-        it.known = 1;
-        it.sums = tolsey_scratch(SCRATCH_SUMS, sizeof(int64_t) * (size_t)(m * n));
-        if (!it.sums) return TOLSEY_NO_MEMORY;
-        memset(it.sums, 0, sizeof(int64_t) * (size_t)(m * n));
+    if (it.known) {
         int answer = find_all(a, m, k, it.exponents[A]);
         if (answer == TOLSEY_OK) answer = find_all(b, n, k, it.exponents[B]);
         if (answer != TOLSEY_OK) return answer;
