@@ -75,12 +75,8 @@ def verdict(view: DoctorView) -> None:
     if wrong:
         sound = [one.isa for one in view.builds if one.runs]
         raise LocalViolation(
-            "; ".join(
-                f"the {one.isa} kernels give wrong bits: {', '.join(sorted(set(one.failed))[:4])}" for one in wrong
-            ),
-            fix=f"report it; until then {library.ISA_VARIABLE}={sound[0]}"
-            if sound
-            else "report it; do not serve with it",
+            "; ".join(f"the {one.isa} kernels give wrong bits: {', '.join(one.failed[:4])}" for one in wrong),
+            fix=f"report it; until then {library.ISA_VARIABLE}={sound[0]}" if sound else "report it, and do not serve",
         )
     if not any(one.runs for one in view.builds):
         notes = "; ".join(f"{one.isa}: {one.note}" for one in view.builds) or f"there are none for {view.machine}"
@@ -99,13 +95,13 @@ def _build(name: str, speed: bool) -> BuildView:
         return _unusable(name, f"this CPU lacks {', '.join(sorted(missing))}")
     try:
         lib = library.load(name)
-    except (ConfigError, LocalViolation) as error:
+    except ConfigError as error:
         return _unusable(name, error.message.splitlines()[0])
+    except LocalViolation as error:  # it rounds otherwise, seen at once
+        return dataclasses.replace(_unusable(name, "refused when loaded"), failed=(error.message,))
     before, threads = lib.threads, _cores()
     try:
-        found = []
-        for lib.threads in dict.fromkeys((1, threads)):
-            found.append(selftest.check(lib))
+        found = [_self_test(lib, count) for count in sorted({1, threads})]
         rates = [_gemm_rate(lib, count) if speed else None for count in (1, threads)]
     finally:
         lib.threads = before
@@ -126,6 +122,11 @@ def _unusable(name: str, why: str) -> BuildView:
     return BuildView(
         isa=name, runs=False, note=why, cases=0, failed=(), threads=_cores(), gflops_one=None, gflops_all=None
     )
+
+
+def _self_test(lib: Library, threads: int) -> selftest.Verdict:
+    lib.threads = threads
+    return selftest.check(lib)
 
 
 def _gemm_rate(lib: Library, threads: int) -> float:
@@ -151,10 +152,16 @@ def _profiles(builds: tuple[BuildView, ...], speed: bool) -> tuple[ProfileView, 
 
 def _exact(builds: tuple[BuildView, ...]) -> ProfileView:
     sound = [one.isa for one in builds if one.runs]
-    note = f"same bits on every machine; the {sound[0]} build computes" if sound else "no build"
-    if _torch_version() is None:
+    try:
+        chosen = library.current().isa
+    except (ConfigError, LocalViolation) as error:
+        return ProfileView(name=PROFILE, runs=False, note=error.message.splitlines()[0], class_id=None, step_s=None)
+    note = f"same bits on every machine; the {chosen} build computes"
+    if chosen not in sound:
+        note = f"the {chosen} build would compute, and gives wrong bits"
+    elif _torch_version() is None:
         note += "; training and replay need torch: pip install 'tolsey[torch]'"
-    runs = bool(sound) and _torch_version() is not None
+    runs = chosen in sound and _torch_version() is not None
     return ProfileView(name=PROFILE, runs=runs, note=note, class_id=None, step_s=None)
 
 

@@ -111,6 +111,22 @@ def test_doctor_wrong_bit_is_shown_and_ends_badly(only_fastest: str, monkeypatch
     assert cli.report(done.exception) == 70
 
 
+def test_doctor_build_that_rounds_otherwise_is_wrong_though_others_are_sound(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen, load = library.current().isa, library.load
+
+    def refused(isa: str) -> Library:
+        if isa == chosen:
+            raise LocalViolation(f"the {isa} kernels do not round as binary32 must")
+        return load(isa)
+
+    monkeypatch.setattr(library, "load", refused)
+    monkeypatch.setattr(doctor, "_pinned", lambda: NO_CLASS)
+    view = doctor.examine(Path("/"), speed=False)
+    assert not view.profiles[0].runs
+    with pytest.raises(LocalViolation, match=f"the {chosen} kernels give wrong bits: .* do not round"):
+        doctor.verdict(view)
+
+
 def test_doctor_without_compiler_or_wheel_says_what_to_install(tmp_path: Path) -> None:
     nowhere = {build.CACHE_VARIABLE: str(tmp_path), build.CC_VARIABLE: "/nowhere/cc"}
     no_wheel = f"import pathlib\nfrom tolsey.numerics import build\nbuild.BUILT = pathlib.Path({str(tmp_path)!r})\n"
