@@ -45,6 +45,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "cancel": ("jobs", "Cancel a job before its worker commits; the forfeit goes to the worker."),
     "audit": ("trust", "Re-run segments of a job, or rebuild the whole market from its logs."),
     "wallet": ("money", "Create, show and fund the wallet; deposit to and withdraw from the market."),
+    "doctor": ("machine", "Test this machine: profiles it can run, bits of its kernels, speed."),
+    "bench": ("machine", "Measure this machine."),
 }
 """Name -> module under commands/ and its first help line (a test compares it with the command's own)."""
 
@@ -76,7 +78,14 @@ _FOREIGN_HELP = {
     "verifier": "Replay samples of other people's training for a fee.",
     "chain": "Run a local chain and deploy the market's contracts.",
 }
-_PANELS = {"world": "Local market", "buy": "Buy", "jobs": "Jobs", "trust": "Trust", "money": "Money"}
+_PANELS = {
+    "world": "Local market",
+    "buy": "Buy",
+    "jobs": "Jobs",
+    "trust": "Trust",
+    "money": "Money",
+    "machine": "This machine",
+}
 
 app = typer.Typer(
     name="tolsey",

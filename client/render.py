@@ -21,9 +21,11 @@ from tolsey.client.timeline import short
 from tolsey.client.views import (
     AuditView,
     CancelView,
+    DoctorView,
     FetchView,
     JobLine,
     JobView,
+    KernelSpeedView,
     LedgerAudit,
     ListingView,
     PlanView,
@@ -257,6 +259,54 @@ def status(view: StatusView, money: Money) -> RenderableType:
     head = f"chain {view.chain_id} at {view.rpc_url}: " + ("down" if view.block is None else f"block {view.block}")
     counted = ", ".join(f"{count} {name}" for name, count in sorted(view.jobs.items())) or "none"
     return Group(made, Text(head), Text(f"jobs: {counted}"), offers(view.listings, money))
+
+
+def doctor(view: DoctorView) -> RenderableType:
+    """`tolsey doctor`."""
+    head = [
+        f"Tolsey {view.version}, Python {view.python}, torch {view.torch or 'not installed'}, compiler "
+        f"{view.compiler or 'none'}",
+        f"{view.cpu} ({view.machine}), {view.cores} cores, {' '.join(view.features) or 'baseline features'}",
+    ]
+    right = ("VECTORS", "1 THREAD", "ALL CORES")
+    builds = table("BUILD", "", *right, "", right=right, title="Exact kernels")
+    for one in view.builds:
+        speeds = [f"{rate:.1f} GFLOP/s" if rate is not None else "-" for rate in (one.gflops_one, one.gflops_all)]
+        tried = str(one.cases) if one.cases else "-"
+        builds.add_row(one.isa, _sound(one.runs, bool(one.failed)), tried, *speeds, "; ".join(one.failed) or one.note)
+    profiles = table("PROFILE", "", "CLASS", "STEP", "", right=("STEP",), title="Profiles")
+    for row in view.profiles:
+        step = "-" if row.step_s is None else f"{row.step_s * 1e3:.1f} ms"
+        profiles.add_row(row.name, _sound(row.runs), (row.class_id or "-")[:12], step, row.note)
+    checks = table("CHECK", "", "", title="Besides")
+    for check in view.checks:
+        checks.add_row(check.name, Text("?", style="dim") if check.ok is None else _sound(check.ok), check.text)
+    return Group(*map(Text, head), builds, profiles, checks)
+
+
+def _sound(good: bool, wrong: bool = False) -> Text:
+    return (
+        Text("WRONG BITS", style="bold red") if wrong else Text("yes", style="green") if good else Text("no", "yellow")
+    )
+
+
+def kernel_speed_head() -> RenderableType:
+    """What the columns of `kernel_speed` are."""
+    return Text(_KERNEL_SPEED.format("WORK", "THREADS", "BY", "RATE", "", "RATIO"), style="bold")
+
+
+def kernel_speed(rows: Sequence[KernelSpeedView]) -> RenderableType:
+    """One contest of `tolsey bench kernels`; lines, so that they come while it goes on."""
+    lines = []
+    for row in rows:
+        ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
+        style = "" if row.ratio is None or row.ratio >= 1 else "yellow"
+        words = _KERNEL_SPEED.format(row.what, row.threads, row.who, f"{row.rate:.1f}", row.unit, ratio)
+        lines.append(Text(words, style=style))
+    return Group(*lines)
+
+
+_KERNEL_SPEED = "{:<42} {:>7}  {:<9} {:>8} {:<8} {:>6}"
 
 
 def curve(points: plots.Curve, columns: int) -> RenderableType:

@@ -345,9 +345,102 @@ class StatusView:
     jobs: dict[str, int]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildView:
+    """One build of the exact kernels on this machine.
+
+    Attributes:
+        isa: its instruction set.
+        runs: whether it can be used here. note: why not, or where it comes from.
+        cases: of the vectors, tried on one thread and on `threads`. failed: what came out otherwise; none where sound.
+        gflops_one, gflops_all: 10^9 operations a second in products of 256 x 256, on one thread and on `threads`.
+    """
+
+    isa: str
+    runs: bool
+    note: str
+    cases: int
+    failed: tuple[str, ...]
+    threads: int
+    gflops_one: float | None
+    gflops_all: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProfileView:
+    """A numerics profile on this machine.
+
+    Attributes:
+        name, runs, note: whether jobs of it can be trained and replayed here, and why not, or on what.
+        class_id: what this machine's bits can be compared within; null where bits are the same everywhere, or unknown.
+        step_s: seconds of a training step of the example byte GPT (0.47 million parameters, 1024 tokens) on one thread;
+            null where it was not measured.
+    """
+
+    name: str
+    runs: bool
+    note: str
+    class_id: str | None
+    step_s: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckView:
+    """Something else that a worker or verifier needs; `ok` is null where this machine does not say."""
+
+    name: str
+    ok: bool | None
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DoctorView:
+    """`tolsey doctor`: this machine as the market sees it.
+
+    Attributes:
+        version, python, torch: of Tolsey, of Python, of PyTorch (null where not installed).
+        machine, cpu, cores, features: kind of machine, its CPU, cores that this process may use, and which of the
+            features that builds ask for the CPU has.
+        compiler: the C compiler's command; null where there is none.
+        builds, profiles, checks: see there.
+    """
+
+    version: str
+    python: str
+    torch: str | None
+    machine: str
+    cpu: str
+    cores: int
+    features: tuple[str, ...]
+    compiler: str | None
+    builds: tuple[BuildView, ...]
+    profiles: tuple[ProfileView, ...]
+    checks: tuple[CheckView, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KernelSpeedView:
+    """One row of `tolsey bench kernels`, which prints a list of them.
+
+    Attributes:
+        what, who, threads: the work; a build, or a vendor's kernel; on how many threads.
+        rate, unit: of the best round, GFLOP/s or GB/s.
+        ratio: median over rounds of (best vendor's time / this build's): above 1 it is faster; null for a vendor, or
+            where torch is not installed.
+    """
+
+    what: str
+    who: str
+    threads: int
+    rate: float
+    unit: str
+    ratio: float | None
+
+
 ALL = (
     ListingView, CandidateView, OddsView, PlanView, JobLine, TimelineEntry, JobView, RunView, CancelView, FetchView,
     ProgressView, SegmentAudit, AuditView, LedgerAudit, WalletView, AddressView, DownView, ProcessView, StatusView,
+    BuildView, ProfileView, CheckView, DoctorView, KernelSpeedView,
 )  # fmt: skip
 
 

@@ -2,9 +2,9 @@
 
     python tests/bench/bench_reductions.py [--quick] [--isa NAME …]
 
-Both run by turns, as in bench_kernels.py, whose ratio this is: the median over rounds of (torch's time / ours), above 1
-we are faster. Torch allocates what it gives, as a graph's nodes do; the allocator is told to keep memory, so that no
-page is faulted in anew. One thread: time that the thread computed; two: on the wall.
+Both run by turns, as in src/tolsey/numerics/bench.py, whose ratio this is: the median over rounds of (torch's time /
+ours), above 1 we are faster. Torch allocates what it gives, as a graph's nodes do; the allocator is told to keep
+memory, so that no page is faulted in anew. One thread: time that the thread computed; two: on the wall.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from functools import partial
 from typing import Any
 
 import torch
-from bench_kernels import Work, by_turns
 from torch import Tensor
 
 from tolsey.numerics import build, library, lookups, losses, norms, pooling, reductions, softmax  # noqa: F401  # they declare their kernels
+from tolsey.numerics.bench import Work, by_turns
 from tolsey.numerics.library import Library
 
 ATEN = torch.ops.aten

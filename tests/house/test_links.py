@@ -11,7 +11,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = sorted(p for p in ROOT.rglob("*.md") if not {"node_modules", ".venv", ".venv-slither"} & set(p.parts))
+PAGES = sorted(
+    p
+    for p in ROOT.rglob("*.md")
+    if not {"node_modules", ".venv", ".venv-slither", ".venv-wheel", "build"} & set(p.parts)
+)
 LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#[^)]*)?\)")
 
 

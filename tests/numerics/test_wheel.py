@@ -110,7 +110,7 @@ def test_wheel_is_for_this_kind_of_machine_and_any_python(wheel: Path) -> None:
         Path(name).name for name in names if name.startswith(("tolsey/numerics/native/", "tolsey/numerics/vectors/"))
     }
     here = ROOT / "src" / "tolsey" / "numerics"
-    assert shipped == {path.name for folder in ("native", "vectors") for path in (here / folder).iterdir()}
+    assert shipped == {path.name for folder in ("native", "vectors") for path in (here / folder).rglob("*.*")}
 
 
 def test_wheel_computes_where_there_is_no_compiler(installed: Path, tmp_path: Path) -> None:
@@ -141,6 +141,14 @@ def test_wheel_built_without_a_compiler_is_a_plain_one(tree: Path, tmp_path: Pat
     assert wheel.name.endswith("-py3-none-any.whl")
     with zipfile.ZipFile(wheel) as packed:
         assert not [name for name in packed.namelist() if name.endswith(".so")]
+
+
+def test_editable_install_compiles_nothing_before_its_first_use(tree: Path, tmp_path: Path) -> None:
+    wheel = build_with("build_editable", tree, tmp_path)
+    with zipfile.ZipFile(wheel) as packed:
+        names = packed.namelist()
+    assert [name for name in names if "editable" in name] and not [name for name in names if name.endswith(".so")]
+    assert not list(tree.glob("src/tolsey/numerics/built/*"))
 
 
 def test_sdist_is_the_checkout(tree: Path, tmp_path: Path) -> None:
