@@ -54,7 +54,8 @@ def build(op: Op, args: Sequence[Any], device: torch.device) -> Call:
     if device.type == "meta" or op.name in AS_THEY_ARE:
         return stock
     if device.type != "cpu":
-        raise ConfigError(f"{PROFILE} runs on CPUs, not on {device}", fix="start with --device cpu")
+        # The kernels for GPUs (numerics/cuda) are not bound to tensors yet: docs/numerics/gpu.md.
+        raise ConfigError(f"{PROFILE} runs on CPUs, not yet on {device}", fix="start with --device cpu")
     kernel = KERNELS[op.name](library.current(), args)
     if op.name not in INTEGERS_TOO:
         return kernel
