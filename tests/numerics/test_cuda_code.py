@@ -1,8 +1,8 @@
 """What NVIDIA's compiler makes of the GPU's kernels, looked at in PTX: nothing rounds but what the law writes.
 
 PTX is what the compiler hands to the assembler; of each instruction on floats it says how it rounds. `add.rn.f32` and
-its kin may not be joined into a fma by the assembler, `add.f32` may. What the assembler makes of registers and memory is
-in figures.json (compile.py --check). No GPU runs here.
+its kin may not be joined into a fma by the assembler, `add.f32` may. What the assembler makes of registers and memory
+is in figures.json (compile.py --check). No GPU runs here.
 """
 
 from __future__ import annotations
