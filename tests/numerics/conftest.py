@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import numpy
@@ -9,12 +10,16 @@ import pytest
 from numpy.typing import NDArray
 
 from tolsey.numerics import build, library
+from tolsey.numerics.cuda import library as gpu
 from tolsey.numerics.cuda.library import ISA, GpuLibrary
 from tolsey.numerics.library import Library
 
 from . import emulated
 
 F32 = NDArray[numpy.float32]
+
+GPU_VARIABLE = "TOLSEY_TEST_GPU"
+"""Set where this machine has a GPU: its own kernels are tried instead of the emulated ones."""
 
 CASES = [(isa, threads) for isa in build.runnable() for threads in (1, 2)]
 
@@ -24,7 +29,7 @@ def lib(request: pytest.FixtureRequest) -> Iterator[Library | GpuLibrary]:
     """A loaded build, set to a number of threads; or the GPU's kernels."""
     isa, threads = request.param
     if isa == ISA:
-        yield emulated.library()
+        yield gpu.current() if os.environ.get(GPU_VARIABLE) else emulated.library()
     else:
         yield from _with_threads(isa, threads)
 

@@ -77,7 +77,8 @@ def require(device: torch.device) -> Library:
         ConfigError: they cannot be had, or the device is no CPU; with what to do about it.
     """
     if device.type != "cpu":
-        raise ConfigError(f"exact profiles run on CPUs, not on {device}", fix="start with --device cpu")
+        # The kernels for GPUs (numerics/cuda) are not bound to tensors yet: docs/numerics/gpu.md.
+        raise ConfigError(f"exact profiles run on CPUs, not yet on {device}", fix="start with --device cpu")
     return library.current()
 
 

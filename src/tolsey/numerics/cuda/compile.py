@@ -20,7 +20,9 @@ import ctypes
 import hashlib
 import importlib.util
 import json
+import os
 import re
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -60,7 +62,10 @@ UNITS: Final[dict[str, tuple[str, ...]]] = {
     ),
     "gemm": ("gemm_64", "gemm_128"),
     "conv": ("convolution", "convolution_backward_input", "convolution_backward_weight"),
-    "reduce": (*(f"{term}_{form}" for term in _TERMS for form in ("rows", "columns")), "argmax", "cumsum"),
+    "reduce": (
+        *(f"{term}_{form}" for term in _TERMS for form in ("rows", "columns")),
+        *("norm_of_powers", "argmax", "cumsum"),
+    ),
     "softmax": ("softmax_warp", "softmax_block", "softmax_backward_warp", "softmax_backward_block"),
     "norms": ("norm_forward_warp", "norm_forward_block", "norm_backward_warp", "norm_backward_block", "spread"),
     "losses": ("nll_terms", "nll_mean", "nll_backward", "mse_places", "mse_backward"),
@@ -156,11 +161,18 @@ def nvrtc() -> Nvrtc:
     return Nvrtc()
 
 
+SHARED: Final = (
+    *("activations.c", "elementwise.c", "optimisers.c", "philox.c", "probe.c"),
+    *("choosing.h", "functions.h", "places.h"),
+)
+"""What of ../native is compiled for GPUs too."""
+
+
 def made_of(compiler: str = "") -> str:
     """A hash over every source, the options and a compiler's version."""
     digest = hashlib.sha256(repr((OPTIONS, compiler)).encode())
-    files = [*SOURCES.glob("*.cu"), *SOURCES.glob("*.h"), *build.SOURCES.glob("*.h"), *build.SOURCES.glob("*.c")]
-    for path in sorted(files, key=lambda path: (path.name, path.parent.name)):
+    ours = sorted(path.name for path in SOURCES.iterdir() if path.suffix in (".cu", ".h"))
+    for path in [*(SOURCES / name for name in ours), *(build.SOURCES / name for name in SHARED)]:
         digest.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()[:16]
 
@@ -233,13 +245,17 @@ def measure(compiler: Nvrtc) -> Figures:
     Raises:
         LocalViolation: a kernel of UNITS is not there, or one that is there is not in UNITS.
     """
+    cases = [(unit, name) for unit in UNITS for name in CAPABILITIES if name in compiler.capabilities]
+
+    def one(case: tuple[str, int]) -> dict[str, list[int]]:
+        return figures_of(compiler.compile(case[0], f"sm_{case[1]}", "--ptxas-options=-v").log)
+
     found: Figures = {}
-    for unit, kernels in UNITS.items():
-        for capability in sorted({*CAPABILITIES} & {*compiler.capabilities}):
-            figures = figures_of(compiler.compile(unit, f"sm_{capability}", "--ptxas-options=-v").log)
-            if set(figures) != set(kernels):
-                raise LocalViolation(f"{unit}.cu holds {sorted(figures)}, and UNITS says {sorted(kernels)}")
-            for kernel in kernels:
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        for (unit, capability), figures in zip(cases, pool.map(one, cases), strict=True):
+            if set(figures) != set(UNITS[unit]):
+                raise LocalViolation(f"{unit}.cu holds {sorted(figures)}, and UNITS says {sorted(UNITS[unit])}")
+            for kernel in UNITS[unit]:
                 found.setdefault(kernel, {})[f"sm_{capability}"] = figures[kernel]
     return found
 

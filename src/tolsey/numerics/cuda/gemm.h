@@ -14,7 +14,8 @@
  *         cursor at(int64_t line, int64_t k) const;
  *     };
  *
- * and the result goes to `out.put(row, column, number)`. Nothing outside the m, n, k that are told is asked for or put. */
+ * and the result goes to `out.put(row, column, number)`. Nothing outside the m, n, k that are told is asked for or put;
+ * k is below 2^31. */
 #ifndef TOLSEY_CUDA_GEMM_H
 #define TOLSEY_CUDA_GEMM_H
 
@@ -35,7 +36,7 @@ template <class Side, int E> struct fetched {
         from = side.at(first_line + line, k);
     }
     /* Lines left in the matrix from the tile's first on, and k left from this tile's on. */
-    __device__ void fetch(int64_t lines, int64_t ks) {
+    __device__ void fetch(int lines, int ks) {
         UNROLL for (int e = 0; e < E; e++) {
             const bool there = along_k ? line < lines && k + e < ks : line + e < lines && k < ks;
             number[e] = there ? from.load(e) : 0.0f;
@@ -76,7 +77,7 @@ INLINE void step(float (&acc)[4 * R][4 * R], const float (*a)[PADDED], const flo
 
 /* The tile of C that begins at (first_row, first_column). */
 template <int R, class Left, class Right, class Out>
-INLINE void product(tile<R> &shared, const Left &a, const Right &b, Out &out, int64_t m, int64_t n, int64_t k, int64_t first_row,
+INLINE void product(tile<R> &shared, const Left &a, const Right &b, Out &out, int64_t m, int64_t n, int k, int64_t first_row,
                     int64_t first_column) {
     const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
     /* 4 x 2 warps of 4 x 8 threads. */
@@ -86,24 +87,24 @@ INLINE void product(tile<R> &shared, const Left &a, const Right &b, Out &out, in
         UNROLL for (int j = 0; j < 4 * R; j++) acc[i][j] = 0.0f;
     fetched<Left, tile<R>::E> left(a, first_row, thread);
     fetched<Right, tile<R>::E> right(b, first_column, thread);
+    const int rows = (int)least(m - first_row, tile<R>::SIZE), columns = (int)least(n - first_column, tile<R>::SIZE);
     if (k > 0) {
-        left.fetch(m - first_row, k);
-        right.fetch(n - first_column, k);
+        left.fetch(rows, k);
+        right.fetch(columns, k);
         left.store(shared.a[0]);
         right.store(shared.b[0]);
     }
     __syncthreads();
     int now = 0;
-    for (int64_t done = 0; done < k; done += TILE_K, now ^= 1) {
-        const int64_t rest = k - done;
+    for (int rest = k; rest > 0; rest -= TILE_K, now ^= 1) {
         if (rest > TILE_K) {
-            left.fetch(m - first_row, rest - TILE_K);
-            right.fetch(n - first_column, rest - TILE_K);
+            left.fetch(rows, rest - TILE_K);
+            right.fetch(columns, rest - TILE_K);
         }
         if (rest >= TILE_K) {
             UNROLL for (int s = 0; s < TILE_K; s++) step<R>(acc, shared.a[now], shared.b[now], s, row, column);
         } else {
-            for (int s = 0; s < (int)rest; s++) step<R>(acc, shared.a[now], shared.b[now], s, row, column);
+            for (int s = 0; s < rest; s++) step<R>(acc, shared.a[now], shared.b[now], s, row, column);
         }
         if (rest > TILE_K) {
             left.store(shared.a[now ^ 1]);
@@ -113,8 +114,8 @@ INLINE void product(tile<R> &shared, const Left &a, const Right &b, Out &out, in
     }
     UNROLL for (int i = 0; i < 4 * R; i++)
         UNROLL for (int j = 0; j < 4 * R; j++) {
-            const int64_t at_row = first_row + row + i / 4 * 16 + i % 4, at_column = first_column + column + j / 4 * 32 + j % 4;
-            if (at_row < m && at_column < n) out.put(at_row, at_column, acc[i][j]);
+            const int down = row + i / 4 * 16 + i % 4, across = column + j / 4 * 32 + j % 4;
+            if (down < rows && across < columns) out.put(first_row + down, first_column + across, acc[i][j]);
         }
 }
 
@@ -127,7 +128,7 @@ INLINE void products(const Left &a, const Right &b, Out &out, int64_t m, int64_t
     for (int64_t at = blockIdx.x; at < down * across; at += gridDim.x) {
         const int64_t band = at / (TOGETHER * across) * TOGETHER, height = least(TOGETHER, down - band);
         const int64_t within = at % (TOGETHER * across);
-        product<R>(shared, a, b, out, m, n, k, (band + within % height) * SIZE, within / height * SIZE);
+        product<R>(shared, a, b, out, m, n, (int)k, (band + within % height) * SIZE, within / height * SIZE);
     }
 }
 

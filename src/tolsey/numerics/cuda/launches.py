@@ -157,6 +157,8 @@ def _gemm(device: Device, batch: int, m: int, n: int, k: int, *rest: int | None)
     _not_negative(batch, m, n, k)
     if not batch * m * n:
         return
+    if k >= 1 << 31:
+        raise ConfigError(f"a product over {k} terms has no GPU kernel yet; there is one for less than 2^31")
     # Large tiles do the most with what they fetch; small ones keep all multiprocessors busy.
     large = -(-m // 128) * -(-n // 128) * batch >= 2 * device.multiprocessors
     side = 128 if large else 64
@@ -353,7 +355,7 @@ def _lists(kept: Sequence[tuple[int, int]], reduced: Sequence[tuple[int, int]], 
 
 # passes of reduce.cu
 
-_NOTHING, _DIVIDED, _ROOT, _POWER = range(4)
+_NOTHING, _DIVIDED, _ROOT = range(3)
 
 
 class _Pass(ctypes.Structure):
@@ -453,7 +455,8 @@ def _vector_norm(device: Device, x: int, y: int, rank: int, sizes: int, reduced:
             raise ValueError("nothing to choose from")
         with numpy.errstate(all="ignore"):
             inverse = float(numpy.float32(1) / numpy.float32(order))
-        _reduce(device, "powers", lists, y, finish=_POWER, by=inverse, x=x, power=_fl(order))
+        _reduce(device, "powers", lists, y, x=x, power=_fl(order))
+        _flat(device, "norm_of_powers", lists.count, _at(y), _f32(inverse), _i64(lists.count))
 
 
 @_launch("argmax")

@@ -7,7 +7,7 @@
  * for lists that lie beside each other: neighbouring threads (x) take neighbouring lists, and the lanes are threadIdx.y. */
 #include "warps.h"
 
-enum finish { NOTHING, DIVIDED, ROOT, POWER };
+enum finish { NOTHING, DIVIDED, ROOT };
 
 struct pass {
     struct lists lists;
@@ -16,7 +16,7 @@ struct pass {
     int64_t stat_every, stat_step, stat_lists; /* of number i of a list: (i / stat_every) * stat_step + list / stat_lists */
     float power;
     int32_t finish;
-    float by; /* what it is divided by, or raised to */
+    float by; /* what it is divided by */
     float *out; /* [lists, chunks] */
 };
 
@@ -26,7 +26,6 @@ INLINE int64_t statistic(const struct pass &it, int64_t list, int64_t i) {
 INLINE float finished(const struct pass &it, float result) {
     if (it.finish == DIVIDED) return result / it.by;
     if (it.finish == ROOT) return ssqrt(result);
-    if (it.finish == POWER) return spow(result, it.by);
     return result;
 }
 
@@ -108,6 +107,11 @@ PASS(largest_of)
 PASS(smallest_of)
 PASS(largest_size)
 PASS(smallest_size)
+
+/* Sums of powers become norms. */
+KERNEL norm_of_powers(float *y, float exponent, int64_t n) {
+    FOR_PLACES(i, 0, n) y[i] = spow(y[i], exponent);
+}
 
 /* ---------------------------------------------------------------- along one dim of [before, n, after] */
 

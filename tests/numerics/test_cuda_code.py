@@ -1,0 +1,139 @@
+"""What NVIDIA's compiler makes of the GPU's kernels, looked at in PTX: nothing rounds but what the law writes.
+
+PTX is what the compiler hands to the assembler; of each instruction on floats it says how it rounds. `add.rn.f32` and
+its kin may not be joined into a fma by the assembler, `add.f32` may. What the assembler makes of registers and memory
+is in figures.json (compile.py --check). No GPU runs here.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from tolsey.errors import ConfigError, LocalViolation
+from tolsey.numerics import library
+from tolsey.numerics.cuda import compile, launches
+
+try:
+    compile.nvrtc()
+except ConfigError as missing:
+    pytest.skip(str(missing), allow_module_level=True)
+
+ARCHITECTURE = "compute_80"
+
+ROUNDED_ONCE = {
+    *("add.rn.f32", "sub.rn.f32", "mul.rn.f32", "div.rn.f32", "rcp.rn.f32", "sqrt.rn.f32", "fma.rn.f32"),
+    *("cvt.rn.f32.s32", "cvt.rn.f32.s64", "cvt.rn.f32.u32", "cvt.rni.f32.f32"),
+}
+"""One operation of IEEE 754 each, to nearest even."""
+EXACT = re.compile(
+    r"(mov|neg|abs|selp|ld\.(global|shared|local|param|const)(\.nc)?(\.v[24])?|st\.(global|shared|local)(\.v[24])?)\.f32"
+    r"|setp\.(eq|ne|lt|le|gt|ge|equ|neu|ltu|leu|gtu|geu|nan|num)(\.(and|or|xor))?\.f32"
+    r"|cvt\.rzi\.(s|u)(8|16|32|64)\.f32"
+)
+"""Bits moved, compared, or cut towards 0 (of numbers that fit, which elementwise.c sees to)."""
+CLEARED = {"tolsey_f32_to_u8": {"max.f32"}}
+"""What is right where it stands: below 0 and NaN give 0, as this maximum of x and 0 does."""
+ON_FLOATS = re.compile(r"^\s*(?:@!?%p\d+\s+)?([a-z][\w.]*\.(?:f16|bf16|f32|f64|tf32)[\w.]*)\s", re.MULTILINE)
+ANYWHERE = re.compile(r"\.ftz|\.approx|\.full|\.sat\b|\.f64|\bred\.|\batom\.[\w.]*\.f32|\bwmma|\bmma\.")
+
+
+@cache
+def ptx_of(unit: str, *more: str) -> str:
+    return compile.nvrtc().compile(unit, ARCHITECTURE, *more).ptx
+
+
+def instructions(ptx: str) -> Counter[str]:
+    """Of those on floating-point numbers, how many of each kind."""
+    return Counter(ON_FLOATS.findall(ptx))
+
+
+def unlawful(ptx: str) -> list[str]:
+    """Instructions that round in a way which the law does not know, or not in every driver's assembler alike."""
+    found = set(ANYWHERE.findall(ptx))
+    for kernel in ptx.split(".entry ")[1:]:
+        known = ROUNDED_ONCE | CLEARED.get(kernel.partition("(")[0], set())
+        found |= {name for name in instructions(kernel) if name not in known and not EXACT.fullmatch(name)}
+    return sorted(found)
+
+
+@pytest.mark.parametrize("unit", compile.UNITS)
+def test_every_instruction_on_floats_rounds_as_the_law_says(unit: str) -> None:
+    ptx = ptx_of(unit)
+    assert instructions(ptx).total() > 0 or unit == "lookups"
+    assert not unlawful(ptx)
+
+
+@pytest.mark.parametrize("unit", compile.UNITS)
+def test_no_product_and_sum_are_joined_but_where_it_is_written(unit: str) -> None:
+    assert "fma.rn.f32" not in instructions(ptx_of(unit, "-DTOLSEY_WITHOUT_FMA"))
+
+
+@pytest.mark.parametrize("unit", compile.UNITS)
+def test_table_of_kernels_is_what_the_sources_hold(unit: str) -> None:
+    assert set(re.findall(r"\.entry (\w+)", ptx_of(unit))) == set(compile.UNITS[unit])
+
+
+def test_compiler_that_may_contract_is_seen() -> None:
+    allowed = tuple(option.replace("fmad=false", "fmad=true") for option in compile.OPTIONS)
+    ptx = compile.nvrtc().compile("gemm", ARCHITECTURE, "-DTOLSEY_WITHOUT_FMA", instead=allowed).ptx
+    assert instructions(ptx)["fma.rn.f32"] > 0 or unlawful(ptx)
+
+
+@pytest.mark.parametrize("option", ["--ftz=true", "--prec-div=false", "--prec-sqrt=false"])
+def test_kernels_refuse_to_be_compiled_with_fast_mathematics(option: str) -> None:
+    name = option.partition("=")[0]
+    options = (*(one for one in compile.OPTIONS if not one.startswith(name)), option)
+    with pytest.raises(LocalViolation, match="fast mathematics"):
+        compile.nvrtc().compile("losses", ARCHITECTURE, instead=options)
+
+
+@pytest.mark.parametrize(
+    "body, option, seen",
+    [
+        ("x[0] = x[1] + x[2];", "--ftz=true", ".ftz"),
+        ("x[0] = x[1] / x[2];", "--prec-div=false", ".full"),
+        ("x[0] = sqrtf(x[1]);", "--prec-sqrt=false", ".approx"),
+        ("x[0] = __expf(x[1]);", "--fmad=false", ".approx"),
+        ("atomicAdd(x, x[1]);", "--fmad=false", ".f32"),
+        ("x[0] = (double)x[1] * x[2] + x[3];", "--fmad=false", ".f64"),
+        ("x[0] = fminf(x[1], x[2]);", "--fmad=false", "min.f32"),
+        ("x[0] = x[1] * x[2];", "--fmad=true", "mul.f32"),
+    ],
+)
+def test_unlawful_code_is_seen(
+    body: str, option: str, seen: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mutant.cu").write_text(f'extern "C" __global__ void mutant(float *x) {{ {body} }}')
+    monkeypatch.setattr(compile, "SOURCES", tmp_path)
+    ptx = compile.nvrtc().compile("mutant", ARCHITECTURE, instead=(option,)).ptx
+    assert any(seen in one for one in unlawful(ptx)), ptx
+
+
+def test_every_kernel_of_the_cpu_has_one_on_the_gpu() -> None:
+    assert library.declared().keys() - launches.LAUNCHES.keys() == set()
+
+
+def test_figures_are_of_these_sources_and_this_compiler() -> None:
+    known = json.loads(compile.FIGURES.read_text())
+    assert known["made_of"] == compile.made_of(known["nvrtc"])
+    assert set(known["kernels"]) == {kernel for kernels in compile.UNITS.values() for kernel in kernels}
+
+
+def test_cubin_is_compiled_once_and_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    made = compile.cubin("losses", 75)
+    assert made.startswith(b"\x7fELF")
+    (file,) = (tmp_path / "tolsey" / "numerics").iterdir()
+    file.write_bytes(b"found again")
+    assert compile.cubin("losses", 75) == b"found again"
+
+
+def test_capability_that_the_compiler_does_not_know_is_named() -> None:
+    with pytest.raises(ConfigError, match="not for compute capability 10"):
+        compile.cubin("losses", 10)

@@ -1,0 +1,77 @@
+"""A changed order, lane or rounding in a GPU kernel is seen by the comparison with the twins, emulated."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy
+import pytest
+
+from tolsey.numerics import lookups, products, reductions
+from tolsey.numerics.cuda import compile
+from tolsey.numerics.cuda.library import GpuLibrary
+from tolsey.numerics.reference import lookups as slow_lookups
+from tolsey.numerics.reference import products as slow_products
+from tolsey.numerics.reference import reductions as slow_reductions
+
+from .emulated import Emulated, compile_units
+from .numbers import F32, bits, draw
+
+Both = Callable[[GpuLibrary], tuple[F32, F32]]
+
+
+def product(lib: GpuLibrary) -> tuple[F32, F32]:
+    a, b = draw("unit", (70, 21), 1), draw("unit", (21, 66), 2)
+    return products.gemm(lib, a, b), slow_products.gemm(a, b)
+
+
+def total(lib: GpuLibrary) -> tuple[F32, F32]:
+    x = draw("unit", (3, 5000), 1)
+    return reductions.sum(lib, x, (1,)), slow_reductions.sum(x, (1,))
+
+
+def rows_of_table(lib: GpuLibrary) -> tuple[F32, F32]:
+    grad, index = draw("unit", (600, 3), 1), numpy.arange(600) % 7
+    args = (grad, index, 7, -1, False)
+    return lookups.embedding_backward(lib, *args), slow_lookups.embedding_backward(*args)
+
+
+MUTATIONS: dict[str, tuple[str, Both, str, str, str]] = {
+    "two roundings": (
+        *("gemm", product, "gemm.h"),
+        *("sfma(left[i], right[j], acc[i][j])", "left[i] * right[j] + acc[i][j]"),
+    ),
+    "a part of the chain backwards": (
+        *("gemm", product, "gemm.h"),
+        *("for (int s = 0; s < TILE_K; s++)", "for (int s = TILE_K - 1; s >= 0; s--)"),
+    ),
+    "no barrier before the next tile": (
+        *("gemm", product, "gemm.h"),
+        *("        __syncthreads();\n    }\n    UNROLL", "    }\n    UNROLL"),
+    ),
+    "chunks of 2048": ("reduce", total, "warps.h", "CHUNK = 4096", "CHUNK = 2048"),
+    "tree over neighbours": (
+        *("reduce", total, "warps.h"),
+        *("half = LANES / 2; half > 0; half /= 2", "half = 1; half < LANES; half *= 2"),
+    ),
+    "a sort that is not stable": (
+        *("lookups", rows_of_table, "lookups.cu"),
+        *("t < threadIdx.x; t++) to +=", "t < BLOCK; t++) to += t > (int)threadIdx.x &&"),
+    ),
+}
+"""What is done: the unit, what is computed with it, the file, an old text that stands there once, a new one."""
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS)
+def test_changed_kernel_is_caught(mutation: str, tmp_path: Path) -> None:
+    unit, both, file, old, new = MUTATIONS[mutation]
+    sources = tmp_path / "cuda"
+    shutil.copytree(compile.SOURCES, sources, ignore=shutil.ignore_patterns("*.py", "__pycache__"))
+    text = (sources / file).read_text()
+    assert text.count(old) == 1, f"{file} does not say {old!r} once"
+    (sources / file).write_text(text.replace(old, new))
+    lib = GpuLibrary(Emulated(compile_units(tmp_path, sources, [unit])))
+    found, expected = both(lib)
+    assert (bits(found) != bits(expected)).any()
