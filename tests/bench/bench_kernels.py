@@ -2,22 +2,28 @@
 
     python tests/bench/bench_kernels.py [--quick] [--isa NAME …]
 
-Vendors: torch's own product (MKL, where torch was built with it) and oneDNN's through torch. All run by turns in one
-process, so that a busy machine hits all alike. GFLOP/s are of the best round; the ratio is the median over rounds of
-(best vendor's time / ours): above 1 we are faster. With one thread, time is what the thread computed; with more, what
-passed on the wall. A build narrower than the machine is still compared with vendors that use all of it.
+Vendors: torch's own product (MKL, where torch was built with it) and oneDNN's through torch, held to the instructions
+that the build uses (vendors.py), so each build has a process of its own. In it all run by turns, so that a busy machine
+hits all alike. GFLOP/s are of the best round; the ratio is the median over rounds of (best vendor's time / ours): above 1
+we are faster. With one thread, time is what the thread computed; with more, what passed on the wall.
+
+A thread that waits for more of PyTorch's work spins for a while, on a core that ours needs. So PyTorch's threads are told
+to sleep at once (OMP_WAIT_POLICY), which costs them a few microseconds a call.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
 
 import torch
 from torch import Tensor
+from vendors import LIMITS, environment
 
 from tolsey.numerics import build, library, products
 from tolsey.numerics.library import Library
@@ -125,8 +131,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer rounds and smaller sizes")
     parser.add_argument("--isa", nargs="*", help="builds to run (all but baseline)")
+    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    libs = [library.load(name) for name in options.isa or [name for name in build.runnable() if name != "baseline"]]
+    names = options.isa or [name for name in LIMITS if name in build.runnable()]
+    if not options.here:
+        for name in names:
+            command = [sys.executable, "-u", __file__, "--here", "--isa", name, *["--quick"] * options.quick]
+            subprocess.run(command, env=environment(name) | {"OMP_WAIT_POLICY": "passive"}, check=True)
+        return
+    libs = [library.load(name) for name in names]
     rounds, sizes = (8, [256, 512]) if options.quick else (40, [256, 512, 1024, 2048])
     print(f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} CPUs")
     for threads in (1, 2):

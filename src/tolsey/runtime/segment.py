@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import torch
 
-from tolsey.errors import RemoteViolation
+from tolsey.errors import ConfigError, RemoteViolation
 from tolsey.protocol.checkpoint import Segment, StateRoot
 from tolsey.runtime import optimisers, schedule
 from tolsey.runtime.dataset import Dataset
@@ -73,6 +73,7 @@ class Trainer:
 
         Raises:
             RemoteViolation: the program fails on its own data, such as a label outside its classes.
+            ConfigError: this machine has not enough memory left. `state` is as it was, and may be tried again.
         """
         start = time.perf_counter()
         try:
@@ -81,7 +82,12 @@ class Trainer:
             for name in self._update_names:
                 values["scalar", name] = torch.tensor(schedule.to_float32(scalars[name]), dtype=torch.float32)
             given = self._executable.update.run(values, observers[1])
-        except (RuntimeError, IndexError, ValueError) as error:
+        except (RuntimeError, IndexError, ValueError, MemoryError) as error:
+            if _is_about_memory(error):
+                raise ConfigError(
+                    f"step {state.step} needs more memory than this machine has left: {str(error).splitlines()[0]:.200}",
+                    fix="close what else takes memory here, or take smaller jobs",
+                ) from error
             raise RemoteViolation(f"step {state.step} cannot be computed: {str(error).splitlines()[0]:.200}") from error
         tensors = {name: given.get(("state", name), values["state", name]) for name in state.tensors}
         after = TrainingState(
@@ -121,6 +127,11 @@ class Trainer:
                 else:
                     values["state", name] = tensor
         return values, loss
+
+
+def _is_about_memory(error: Exception) -> bool:
+    """PyTorch's allocator for CPUs has no class of its own for that."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
 
 
 def segment_bounds(index: int, *, steps: int, steps_per_segment: int) -> tuple[int, int]:
