@@ -1,6 +1,6 @@
 """Measures whole training steps under `exact-fp32/1` against stock PyTorch on this CPU: their time and their memory.
 
-    python tests/bench/bench_exact.py [--quick] [--isa NAME …] [--job NAME …]
+    python tests/bench/bench_exact.py [--quick] [--isa NAME …] [--job NAME …] [--part time|memory]
 
 Three run the same steps on the same data: the captured program on the exact kernels, the same program on PyTorch's own
 (`pinned`), and the usual eager loop of plain PyTorch with its defaults (torch.optim, the default attention kernel, no
@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import statistics
 import subprocess
@@ -32,12 +31,12 @@ import table
 import torch
 from bench_runtime import EXAMPLES, Cost, Wide, cost_of, eager_loop
 from torch import nn
+from vendors import LIMITS, environment
 
 from tolsey.numerics import PROFILE, build, library
 from tolsey.runtime import admission, author, executor, segment, state
 from tolsey.runtime.author import Job
 from tolsey.runtime.dataset import Dataset
-from tolsey.runtime.environment import child_environment
 
 MOST_RATIO: Final = {False: 1.10, True: 1.20}
 """Exact time over eager time, by whether a model is small."""
@@ -46,11 +45,6 @@ SMALL: Final = 1_000_000
 MOST_MEMORY: Final = 1.2
 BLOCK_S: Final = 0.1
 MEMORY_STEPS: Final = 4
-LIMITS: Final = {
-    "avx2": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"},
-    "avx512": {},
-}
-"""What holds PyTorch to the instructions of a build."""
 
 
 class Residual(nn.Module):
@@ -221,11 +215,8 @@ def measure(what: dict[str, Any]) -> None:
 
 def ask(isa: str, limited: bool, **what: Any) -> Any:
     """The result of a measurement in a process of its own."""
-    environment = child_environment(os.environ) | {library.ISA_VARIABLE: isa} | (LIMITS[isa] if limited else {})
-    if "PYTHONPATH" in os.environ:
-        environment["PYTHONPATH"] = os.environ["PYTHONPATH"]
     command = [sys.executable, __file__, "--measure", json.dumps(what)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=environment(isa, limited=limited), capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"measuring {what} on {isa} failed:\n{done.stderr}")
     return json.loads(done.stdout.splitlines()[-1])
@@ -272,6 +263,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="fewer models and rounds")
     parser.add_argument("--isa", nargs="*", help="builds to run (avx2 and avx512, where the CPU has them)")
     parser.add_argument("--job", nargs="*", help=f"of {', '.join(JOBS)}")
+    parser.add_argument("--part", choices=("time", "memory"), help="only this (both)")
     parser.add_argument("--rounds", type=int, help="blocks of each engine")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -289,9 +281,11 @@ def main() -> int:
             params = sum(item.spec.size_bytes // 4 for item in built.program.state.values() if item.role == "param")
             nodes = len(built.program.grad.nodes) + len(built.program.update.nodes)
             table.row(f"{name}: parameters, nodes", f"{params}, {nodes}")
-            for isa in isas:
-                met &= time_rows(name, folder, isa, params < SMALL, rounds)
-            met &= memory_row(name, folder, params < SMALL)
+            if options.part != "memory":
+                for isa in isas:
+                    met &= time_rows(name, folder, isa, params < SMALL, rounds)
+            if options.part != "time":
+                met &= memory_row(name, folder, params < SMALL)
     return 0 if met else 1
 
 

@@ -188,26 +188,32 @@ def _run(request: dict[str, Any], job: _Job, device: str, tell: Tell) -> None:
         if root.hex() != request["input_root"]:
             wanted = request["input_root"]
             raise ReplayMismatch(f"the start checkpoint has root {root.hex()}, the request says {wanted}")
-    current = current.to(device)
+    held = [current.to(device)]
+    del current
     for index in range(int(request["first_segment"]), int(request["last_segment"]) + 1):
-        current, root = _segment(request, trainer, spec, current, index, root, tell)
+        root = _segment(request, trainer, spec, held, index, root, tell)
 
 
 def _segment(
     request: dict[str, Any],
     trainer: Trainer,
     spec: JobSpec,
-    current: TrainingState,
+    held: list[TrainingState],
     index: int,
     root: StateRoot | None,
     tell: Tell,
-) -> tuple[TrainingState, StateRoot]:
-    """Runs, roots and writes one segment; gives the state after it and its root."""
+) -> StateRoot:
+    """Runs, roots and writes one segment; gives the root of the state after it.
+
+    Args:
+        held: the one state before the segment, and then after it. It is taken out meanwhile: whoever held on to the
+            start of a segment would pay for a third state beside the two of a step.
+    """
     start = time.perf_counter()
     last_step = spec.segment_steps(index).stop
     running = run_segment(
         trainer,
-        current,
+        held.pop(),
         index=index,
         last_step=last_step,
         profile=spec.profile,
@@ -222,11 +228,12 @@ def _segment(
                 tell("step_root", step=item.step, root=stepped.hex())
         else:
             done, current = item
+    held.append(current)
     determinism.check()
     path = Path(request["out_dir"]) / f"segment-{index:06d}.safetensors"
     size = state.write(current, path)
     _tell_segment(tell, done, path, size, time.perf_counter() - start)
-    return current, done.output_root
+    return done.output_root
 
 
 def _tell_segment(tell: Tell, done: Segment, path: Path, size: int, seconds: float) -> None:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import torch
 
-from tolsey.errors import LocalViolation, RemoteViolation
+from tolsey.errors import ConfigError, LocalViolation, RemoteViolation
 from tolsey.numerics import int8, library
 from tolsey.numerics.exact_sum import ExactSum
 from tolsey.protocol.checkpoint import Segment, StateRoot
@@ -76,6 +76,7 @@ class Trainer:
 
         Raises:
             RemoteViolation: the program fails on its own data, such as a label outside its classes.
+            ConfigError: this machine has not enough memory left. `state` is as it was, and may be tried again.
         """
         start = time.perf_counter()
         try:
@@ -84,8 +85,14 @@ class Trainer:
             for name in self._update_names:
                 values["scalar", name] = torch.tensor(schedule.to_float32(scalars[name]), dtype=torch.float32)
             given = self._executable.update.run(values, observers[1])
-        except (RuntimeError, IndexError, ValueError) as error:
-            raise RemoteViolation(f"step {state.step} cannot be computed: {str(error).splitlines()[0]:.200}") from error
+        except (RuntimeError, IndexError, ValueError, MemoryError) as error:
+            said = f"{str(error).splitlines()[0]:.200}"
+            if _is_about_memory(error):
+                raise ConfigError(
+                    f"step {state.step} needs more memory than this machine has left: {said}",
+                    fix="close what else takes memory here, or take smaller jobs",
+                ) from error
+            raise RemoteViolation(f"step {state.step} cannot be computed: {said}") from error
         tensors = {name: given.get(("state", name), values["state", name]) for name in state.tensors}
         after = TrainingState(
             tensors=tensors,
@@ -167,6 +174,11 @@ class Trainer:
                 [self._seed & 0xFFFFFFFF, self._seed >> 32, step * count + micro], dtype=torch.int64
             )
             yield self._executable.grad.run(values, observer)
+
+
+def _is_about_memory(error: Exception) -> bool:
+    """PyTorch's allocator for CPUs has no class of its own for that."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
 
 
 def segment_bounds(index: int, *, steps: int, steps_per_segment: int) -> tuple[int, int]:

@@ -82,6 +82,15 @@ INLINE void turn(vf x[VW]) {
     EXCHANGE(x, 1)
 }
 
+/* A whole vector at row k of a panel that is `step` < VW lanes wide: what it writes beyond its row is the next rows' and is
+ * written over by them. Only the last rows, beyond which is another's memory, are cut; cutting is slow on some machines. */
+INLINE void store_row(float *to, int64_t k, int64_t depth, int64_t step, vf x) {
+    if (k * step + VW <= depth * step)
+        vstore(to + k * step, x);
+    else
+        vstore_n(to + k * step, x, step);
+}
+
 /* Blocks of VW lanes and VW depths are loaded along depth, turned, stored along lanes. */
 void tolsey_pack_depth(const float *from, int64_t lane_step, int64_t lanes, int64_t depth, float *to, int64_t step,
                        int64_t wide) {
@@ -92,7 +101,10 @@ void tolsey_pack_depth(const float *from, int64_t lane_step, int64_t lanes, int6
             vf x[VW];
             for (int l = 0; l < VW; l++) x[l] = l < here ? vload_n(from + (l0 + l) * lane_step + k, deep) : vset(0);
             turn(x);
-            for (int d = 0; d < deep; d++) vstore_n(to + (k + d) * step + l0, x[d], wide - l0);
+            if (wide == step && step < VW)
+                for (int d = 0; d < deep; d++) store_row(to, k + d, depth, step, x[d]);
+            else
+                for (int d = 0; d < deep; d++) vstore_n(to + (k + d) * step + l0, x[d], wide - l0);
         }
     }
 }
@@ -100,6 +112,10 @@ void tolsey_pack_depth(const float *from, int64_t lane_step, int64_t lanes, int6
 static void pack_along_lanes(const float *from, int64_t depth_step, int64_t lanes, int64_t depth, float *to, int64_t step) {
     for (int64_t k = 0; k < depth; k++) {
         const float *row = from + k * depth_step;
+        if (step < VW) {
+            store_row(to, k, depth, step, vload_n(row, lanes));
+            continue;
+        }
         for (int64_t l = 0; l < step; l += VW)
             vstore_n(to + k * step + l, l < lanes ? vload_n(row + l, lanes - l) : vset(0), step - l);
     }
