@@ -86,7 +86,7 @@ class Trainer:
                 values["scalar", name] = torch.tensor(schedule.to_float32(scalars[name]), dtype=torch.float32)
             given = self._executable.update.run(values, observers[1])
         except (RuntimeError, IndexError, ValueError, MemoryError) as error:
-            said = f"{str(error).splitlines()[0]:.200}"
+            said = f"{(str(error) or type(error).__name__).splitlines()[0]:.200}"
             if _is_about_memory(error):
                 raise ConfigError(
                     f"step {state.step} needs more memory than this machine has left: {said}",
