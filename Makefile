@@ -40,6 +40,7 @@ check: install-dev install-npm  ## format, lint, types, the import contract, gen
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m tolsey.contracts.compile --check
+	$(BIN)/python -m tolsey.numerics.cuda.compile --check
 
 deep: install-dev  ## all 2^32 inputs of each function of one argument, every build of this machine against the others (an hour or two)
 	$(BIN)/python -P tests/numerics/exhaustive.py
