@@ -40,6 +40,7 @@ check: install-dev install-npm  ## format, lint, types, the import contract, gen
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m tolsey.contracts.compile --check
+	$(BIN)/python -m tolsey.numerics.cuda.compile --check
 
 test-neon: install-dev  ## the ARM build under emulation, and the one for x86 CPUs without AVX (needs a cross compiler and qemu)
 	@deploy/need_neon.sh

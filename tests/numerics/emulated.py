@@ -7,8 +7,10 @@ What is not: NVIDIA's compiler and hardware (test_cuda_code.py looks at the code
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import hashlib
 import subprocess
+import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -87,12 +89,20 @@ def compile_units(folder: Path, sources: Path = compile.SOURCES, units: Sequence
     return made
 
 
+def shared_object() -> Path:
+    """All kernels, compiled once for a state of the sources; processes that want them at once wait for the first."""
+    name = hashlib.sha256(EMULATOR.read_bytes() + compile.made_of().encode()).hexdigest()[:16]
+    made = build.cache_folder() / f"emulated-{name}.so"
+    made.parent.mkdir(parents=True, exist_ok=True)
+    with made.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.is_file():
+            with tempfile.TemporaryDirectory(dir=made.parent) as folder:
+                compile_units(Path(folder)).replace(made)
+    return made
+
+
 @cache
 def library() -> GpuLibrary:
-    """All kernels, compiled once for a state of the sources."""
-    name = hashlib.sha256(EMULATOR.read_bytes() + compile.made_of().encode()).hexdigest()[:16]
-    folder = build.cache_folder() / f"emulated-{name}"
-    if not (folder / "emulated.so").is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        compile_units(folder)
-    return GpuLibrary(Emulated(folder / "emulated.so"))
+    """All kernels on an emulated device."""
+    return GpuLibrary(Emulated(shared_object()))

@@ -6,6 +6,7 @@ obvious) and on the law's pages; tests hold them together bit by bit. No torch i
 
     build.py      compiles native/ into one shared object per instruction set
     library.py    chooses and loads one, calls its kernels
+    cuda/         the same kernels on NVIDIA GPUs; what depends on single places is compiled from native/
     products.py, functions.py, reductions.py, …   what the kernels of one family are called with
 """
 

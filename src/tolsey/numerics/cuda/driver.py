@@ -21,13 +21,15 @@ _MULTIPROCESSORS, _MAJOR, _MINOR = 16, 75, 76
 STREAM: Final = None
 """The default stream of the primary context."""
 
+LIBCUDA: Final = "libcuda.so.1"
+"""It comes with the driver, on every machine with a GPU."""
 ALIGNMENT: Final = 256
 SCRATCH_BYTES: Final = 1 << 24
 """The first block of scratch memory; a call that needs more gets a block of its own size."""
 
 
 class Gpu:
-    """A device of this machine.
+    """A device of this machine, for the thread that opens it: a context is current in a thread, not in a process.
 
     Raises:
         ConfigError: there is no driver, or no such device.
@@ -37,10 +39,10 @@ class Gpu:
 
     def __init__(self, ordinal: int = 0) -> None:
         try:
-            self._cuda = ctypes.CDLL("libcuda.so.1")
+            self._cuda = ctypes.CDLL(LIBCUDA)
         except OSError as error:
             raise ConfigError(
-                "this machine has no NVIDIA driver (libcuda.so.1)", fix="start with --device cpu"
+                f"this machine has no NVIDIA driver ({LIBCUDA})", fix="start with --device cpu"
             ) from error
         self._do("cuInit", 0)
         count = ctypes.c_int()

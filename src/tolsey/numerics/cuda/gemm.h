@@ -51,7 +51,8 @@ template <class Side, int E> struct fetched {
     }
 };
 
-template <int R> struct tile {
+/* Aligned, so that four numbers at once are fetched from it. */
+template <int R> struct alignas(16) tile {
     enum { SIZE = 64 * R, E = SIZE * TILE_K / THREADS, PADDED = SIZE + 4 };
     float a[2][TILE_K][PADDED], b[2][TILE_K][PADDED];
 };
