@@ -16,9 +16,11 @@ from tolsey.contracts.amounts import dollars
 from tolsey.contracts.gateway import Gateway
 from tolsey.contracts.network_file import NetworkFile
 from tolsey.errors import ConfigError
+from tolsey.protocol.job import PINNED
 from tolsey.storage.process import running_pid
 from tolsey.testing.chain import MarketWorld
 from tolsey.verifier.config import VerifierConfig
+from tolsey.verifier.service import measured_bench
 
 RUN = [sys.executable, "-c", "from tolsey.verifier.command import app; app()"]
 
@@ -102,9 +104,26 @@ def test_leave_gives_the_bond_back_and_withdraw_takes_it_out(tmp_path: Path) -> 
         assert world.gateway.account(account) == (0, 0)  # type: ignore[arg-type]
 
 
+async def test_machine_without_kernels_is_no_verifier_of_the_exact_profile_and_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOLSEY_ISA", "of-no-machine")
+    with pytest.raises(ConfigError, match="of-no-machine names no build") as caught:
+        await measured_bench(VerifierConfig(network="n", home=tmp_path))
+    assert caught.value.fix == "unset TOLSEY_ISA"
+    assert (await measured_bench(VerifierConfig(network="n", home=tmp_path, profile=PINNED))).profiles == (PINNED,)
+
+
 @pytest.mark.parametrize(
     "change",
-    [{"device": "tpu"}, {"memory_bytes": 1}, {"watch_samples": 0}, {"max_duties": 0}, {"disk_quota_bytes": 5}],
+    [
+        {"profile": "exact"},
+        {"device": "tpu"},
+        {"memory_bytes": 1},
+        {"watch_samples": 0},
+        {"max_duties": 0},
+        {"disk_quota_bytes": 5},
+    ],
 )
 def test_config_out_of_range_is_refused(tmp_path: Path, change: dict[str, object]) -> None:
     with pytest.raises(ConfigError):
