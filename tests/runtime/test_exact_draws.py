@@ -9,11 +9,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
+from torch.utils.data import DataLoader, Dataset
 
 import tolsey
 from tolsey.protocol import philox
 
-from .everywhere import digest, everywhere
+from .everywhere import MACHINES, digest, everywhere, machine
 
 
 def test_draws_are_philox_words_of_seed_count_and_manual_seed() -> None:
@@ -97,6 +98,32 @@ def test_generators_mean_what_they_always_mean() -> None:
         assert torch.equal(a, torch.rand(3)) and torch.equal(e, torch.rand(3, generator=own.manual_seed(11)))
     with tolsey.exact(2):
         assert not torch.equal(a, torch.rand(3))
+
+
+class Noisy(Dataset[torch.Tensor]):
+    """Examples that are computed, and drawn, when they are asked for."""
+
+    def __len__(self) -> int:
+        return 6
+
+    def __getitem__(self, place: int) -> torch.Tensor:
+        return (torch.rand(40_000) + place).exp().sum() + torch.rand(())
+
+
+def test_processes_of_a_loader_draw_and_compute_as_the_block_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are forked inside of it; the second machine has kernels on two threads, which no fork takes along."""
+
+    def load() -> list[float]:
+        torch.rand(300_000).exp()
+        return [
+            one for batch in DataLoader(Noisy(), batch_size=2, num_workers=2, shuffle=True) for one in batch.tolist()
+        ]
+
+    found = []
+    for isa, threads, flush in (MACHINES[0], MACHINES[1]):
+        with machine(isa, threads, monkeypatch, flush=flush), tolsey.exact(2):
+            found.append(load())
+    assert found[0] == found[1] and len(set(found[0])) == 6
 
 
 @pytest.mark.parametrize("reentrant", [False, True])

@@ -252,7 +252,7 @@ def _way_of(func: Any) -> Way:
         return implicit or (explicit if func.namespace == "prims" and explicit else _refused)
     if name in _WHY:
         return _refused
-    if name.startswith("_foreach_") and explicit:
+    if explicit and (name.startswith("_foreach_") or name == "allclose"):
         return explicit
     if short in OWN or name in OWN:
         return OWN.get(short) or OWN[name]
@@ -339,7 +339,7 @@ _COPIED: Final = frozenset(
     | {"zeros", "ones", "full", "zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full"}
     | {"scalar_tensor", "zero_", "fill", "fill_", "eye", "tril_indices", "triu_indices"}
     # compared
-    | {"equal", "any", "all", "searchsorted", "bucketize"}
+    | {"equal", "any", "all", "_is_all_true", "_is_any_true", "searchsorted", "bucketize"}
 )
 _SCALED: Final = frozenset({"add.Tensor", "add.Scalar", "sub.Tensor", "sub.Scalar", "rsub.Tensor", "rsub.Scalar"})
 _ROUNDED_ONCE: Final = frozenset(op.aten for op in OPS.values() if op.aten and op.name in kernels.AS_THEY_ARE) | {
