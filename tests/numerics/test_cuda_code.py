@@ -24,6 +24,7 @@ try:
 except ConfigError as missing:
     pytest.skip(str(missing), allow_module_level=True)
 
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "numerics" / "gpu.md"
 ARCHITECTURE = "compute_80"
 
 ROUNDED_ONCE = {
@@ -123,6 +124,19 @@ def test_figures_are_of_these_sources_and_this_compiler() -> None:
     known = json.loads(compile.FIGURES.read_text())
     assert known["made_of"] == compile.made_of(known["nvrtc"])
     assert set(known["kernels"]) == {kernel for kernels in compile.UNITS.values() for kernel in kernels}
+
+
+def test_figures_of_the_page_are_those_of_the_file() -> None:
+    kernels = json.loads(compile.FIGURES.read_text())["kernels"]
+    rows = re.findall(r"^\| `(\w+)` \| ((?:\d+ \| ){6})(\d+) \|$", PAGE.read_text(), re.MULTILINE)
+    assert len(rows) > 5
+    for kernel, registers, shared in rows:
+        of = [kernels[kernel][f"sm_{capability}"] for capability in compile.CAPABILITIES]
+        assert [one[0] for one in of] == [int(number) for number in re.findall(r"\d+", registers)], kernel
+        assert of[4][3] == int(shared), kernel
+    spilling = {kernel for kernel, of in kernels.items() if any(one[2] for one in of.values())}
+    assert all(f"`{kernel}`" in PAGE.read_text() for kernel in spilling)
+    assert f"Of the {len(kernels)} kernels" in PAGE.read_text()
 
 
 def test_cubin_is_compiled_once_and_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
