@@ -28,6 +28,12 @@ EMPTY = [(0, 3, 4), (3, 0, 4), (0, 0, 0), (3, 4, 0), (1, 1, 0)]
 BOTH = pytest.mark.parametrize("slices", [2, 3])
 
 
+@pytest.fixture
+def lib(cpu: Library) -> Library:
+    """Builds for CPUs; a GPU has no kernels of these yet."""
+    return cpu
+
+
 @cache
 def case(kind: str, m: int, n: int, k: int, slices: int) -> tuple[F32, F32, F32, F32]:
     """Operands, a bias for each column, and what the law makes of them."""

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from tolsey.numerics.library import Library
 
 from . import int8_vectors
 
 CASES = json.loads(int8_vectors.FILE.read_text())["cases"]
+
+
+@pytest.fixture
+def lib(cpu: Library) -> Library:
+    """Builds for CPUs; a GPU has no kernels of these yet."""
+    return cpu
 
 
 def test_vectors_are_those_that_the_script_writes() -> None:
