@@ -16,7 +16,6 @@ from pathlib import Path
 import pytest
 
 from tolsey.errors import ConfigError, LocalViolation
-from tolsey.numerics import library
 from tolsey.numerics.cuda import compile, launches
 
 try:
@@ -116,8 +115,8 @@ def test_unlawful_code_is_seen(
     assert any(seen in one for one in unlawful(ptx)), ptx
 
 
-def test_every_kernel_of_the_cpu_has_one_on_the_gpu() -> None:
-    assert library.declared().keys() - launches.LAUNCHES.keys() == set()
+def test_every_kernel_of_the_cpu_has_one_on_the_gpu_but_for_the_order_free_profiles() -> None:
+    assert {name for name in launches.missing() if not re.search("int8|exact_sum", name)} == set()
 
 
 def test_figures_are_of_these_sources_and_this_compiler() -> None:
