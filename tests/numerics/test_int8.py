@@ -291,8 +291,9 @@ def changed(isa: str, changes: list[tuple[str, str]], folder: Path, monkeypatch:
     """A build of the products in which each old text of int8.c or its tile is a new one; quickly compiled."""
     native = folder / "native"
     native.mkdir()
-    for name in ("base.h", "gemm.h", "gemm.c", "conv.c", "control.c", "parallel.c", "scratch.c"):
-        shutil.copy(build.SOURCES / name, native)
+    parts = (build.SOURCES / f"{name}.c" for name in ("gemm", "conv", "control", "parallel", "scratch"))
+    for path in (*parts, *build.SOURCES.glob("*.h")):
+        shutil.copy(path, native)
     texts = {name: (build.SOURCES / name).read_text() for name in ("int8.c", "int8_tile.h")}
     for old, new in changes:
         assert sum(text.count(old) for text in texts.values()) == 1, f"the source no longer says {old!r} once"
