@@ -31,15 +31,24 @@ def digest(*tensors: torch.Tensor) -> str:
 
 @contextmanager
 def machine(isa: str, threads: int, monkeypatch: pytest.MonkeyPatch, *, flush: bool = False) -> Iterator[None]:
-    """This process as if it ran elsewhere: another build, other numbers of threads, subnormals flushed by somebody."""
+    """This process as if it ran elsewhere: another build, other numbers of threads, and switches set by somebody.
+
+    Args:
+        flush: subnormals are flushed, PyTorch is asked for deterministic algorithms and for less precise products.
+    """
     lib, torch_threads = library.load(isa), torch.get_num_threads()
     before, lib.threads = lib.threads, threads
     monkeypatch.setenv(library.ISA_VARIABLE, isa)
     torch.set_num_threads(threads)
     torch.set_flush_denormal(flush)
+    torch.use_deterministic_algorithms(flush)
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium" if flush else precision)
     try:
         yield
     finally:
+        torch.set_float32_matmul_precision(precision)
+        torch.use_deterministic_algorithms(False)
         torch.set_flush_denormal(False)
         torch.set_num_threads(torch_threads)
         lib.threads = before
