@@ -83,6 +83,24 @@ def test_draws_have_their_distributions() -> None:
     assert (pairs[:, 0] != pairs[:, 1]).all() and waits.mean().item() == pytest.approx(0.5, abs=0.02)
 
 
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: torch.empty(2).bernoulli_(1.5),
+        lambda: torch.empty(2).uniform_(1, 0),
+        lambda: torch.empty(2).normal_(0, -1),
+        lambda: torch.randint(3, 3, (2,)),
+        lambda: torch.multinomial(torch.tensor([-1.0, 0.5]), 1),
+    ],
+)
+def test_bounds_are_checked_as_pytorch_checks_them(draw: Callable[[], torch.Tensor]) -> None:
+    with pytest.raises(RuntimeError) as stock:
+        draw()
+    with pytest.raises(RuntimeError) as found, tolsey.exact():
+        draw()
+    assert str(found.value) == str(stock.value)
+
+
 def test_generators_mean_what_they_always_mean() -> None:
     own = torch.Generator().manual_seed(11)
     with tolsey.exact(1):

@@ -315,7 +315,7 @@ def _simpler() -> dict[Any, Callable[..., Any]]:
     return {**decomposition_table, **decompositions()}
 
 
-# Which calls go which way. Names without a dot are for all overloads.
+# Which calls go which way. A name without a dot is for all overloads.
 
 _COPIED: Final = frozenset(
     # as they are
@@ -323,17 +323,8 @@ _COPIED: Final = frozenset(
     | {"set_", "_local_scalar_dense", "lift_fresh_copy", "_fused_sdp_choice", "is_same_size"}
     # picked and put
     | {"index", "_unsafe_index", "index_select", "gather", "take", "embedding", "masked_select", "nonzero"}
-    | {
-        "_pack_padded_sequence",
-        "scatter.src",
-        "scatter.value",
-        "scatter_.src",
-        "scatter_.value",
-        "masked_scatter",
-        "masked_scatter_",
-        "index_fill",
-        "index_fill_",
-    }
+    | {"_pack_padded_sequence", "scatter.src", "scatter.value", "scatter_.src", "scatter_.value"}
+    | {"masked_scatter", "masked_scatter_", "index_fill", "index_fill_"}
     | {"slice_scatter", "select_scatter", "diagonal_scatter", "as_strided_scatter", "unfold_copy"}
     # made of a number
     | {"zeros", "ones", "full", "zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full"}

@@ -265,6 +265,7 @@ def _batch_norm(mode: ExactMode, func: Any, args: tuple[Any, ...], kwargs: dict[
 def _bernoulli(mode: ExactMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     x, keep = (*args, 0.5)[:2]
     check(func, x)
+    func(torch.empty(0), keep)  # to have the probability checked
     mask = mode.draws.mask(x.shape, keep, kwargs.get("generator"))
     return x.copy_(mask) if func is aten.bernoulli_.float else mode.converted(mask, x.dtype)
 
@@ -284,6 +285,7 @@ def _fill(mode: ExactMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, A
     x, *numbers = args
     first, second = (*numbers, 0.0, 1.0)[:2] if len(numbers) != 1 else (numbers[0], 1.0)
     check(func, x)
+    func(torch.empty(0), first, second)  # to have the bounds checked
     draw = mode.draws.normal if func is aten.normal_.default else mode.draws.uniform
     return x.copy_(draw(x.shape, first, second, kwargs.get("generator")))
 
