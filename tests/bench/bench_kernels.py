@@ -4,11 +4,11 @@
 
 Vendors: torch's own product (MKL, where torch was built with it) and oneDNN's through torch, held to the instructions
 that the build uses (vendors.py), so each build has a process of its own. In it all run by turns, so that a busy machine
-hits all alike. GFLOP/s are of the best round; the ratio is the median over rounds of (best vendor's time / ours): above 1
-we are faster. With one thread, time is what the thread computed; with more, what passed on the wall.
+hits all alike. GFLOP/s are of the best round; the ratio is the median over rounds of (best vendor's time / ours):
+above 1 we are faster. With one thread, time is what the thread computed; with more, what passed on the wall.
 
-A thread that waits for more of PyTorch's work spins for a while, on a core that ours needs. So PyTorch's threads are told
-to sleep at once (OMP_WAIT_POLICY), which costs them a few microseconds a call.
+A thread of PyTorch's that waits for more work spins for a while, on a core that ours needs next. So they are told to
+sleep at once (OMP_WAIT_POLICY), which costs them a few microseconds a call.
 """
 
 from __future__ import annotations

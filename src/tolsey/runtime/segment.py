@@ -85,10 +85,10 @@ class Trainer:
         except (RuntimeError, IndexError, ValueError, MemoryError) as error:
             if _is_about_memory(error):
                 raise ConfigError(
-                    f"step {state.step} needs more memory than this machine has left: {str(error).splitlines()[0]:.200}",
+                    f"step {state.step} needs more memory than this machine has left: {_first_line(error)}",
                     fix="close what else takes memory here, or take smaller jobs",
                 ) from error
-            raise RemoteViolation(f"step {state.step} cannot be computed: {str(error).splitlines()[0]:.200}") from error
+            raise RemoteViolation(f"step {state.step} cannot be computed: {_first_line(error)}") from error
         tensors = {name: given.get(("state", name), values["state", name]) for name in state.tensors}
         after = TrainingState(
             tensors=tensors,
@@ -127,6 +127,10 @@ class Trainer:
                 else:
                     values["state", name] = tensor
         return values, loss
+
+
+def _first_line(error: Exception) -> str:
+    return f"{(str(error) or type(error).__name__).splitlines()[0]:.200}"
 
 
 def _is_about_memory(error: Exception) -> bool:
