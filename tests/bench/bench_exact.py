@@ -5,7 +5,8 @@
 Three run the same steps on the same data: the captured program on the exact kernels, the same program on PyTorch's own
 (`pinned`), and the usual eager loop of plain PyTorch with its defaults (torch.optim, the default attention kernel, no
 deterministic mode). They take turns in short blocks in one process, each first every third time, so that a busy machine
-hits all alike; a ratio is the median over rounds. One thread: processor time; two: what passed on the wall.
+hits all alike; a ratio is the median over rounds. One thread: processor time; two: what passed on the wall. Our
+kernels then have two threads, and PyTorch in the same process one, as in a worker's.
 
 A build narrower than the machine is compared with a PyTorch that is held to the same instructions (ATen, oneDNN and MKL
 by their variables), and, without a verdict, with one that uses all of the machine.
@@ -166,18 +167,22 @@ def engine(name: str, job: Job, folder: Path) -> Callable[[int, int], None]:
 
 def measure_time(job: Job, folder: Path, threads: int, rounds: int) -> dict[str, list[Cost]]:
     """What a step costs with each engine in each round."""
-    torch.set_num_threads(threads)
     library.current().threads = threads
     engines = {name: engine(name, job, folder) for name in ("exact", "pinned", "eager")}
-    for run in engines.values():
-        run(0, 3)
-    once = cost_of(engines["eager"], 3, 1)
+
+    def cost(name: str, first: int, steps: int) -> Cost:
+        torch.set_num_threads(1 if name == "exact" else threads)  # as in a worker's process
+        return cost_of(engines[name], first, steps)
+
+    for name in engines:
+        cost(name, 0, 3)
+    once = cost("eager", 3, 1)
     count = max(1, round(BLOCK_S / once.clock_s))
     step, costs = 4, {name: list[Cost]() for name in engines}
     for round_ in range(rounds + 1):
         names = list(engines)
         for name in names[round_ % 3 :] + names[: round_ % 3]:
-            costs[name].append(cost_of(engines[name], step, count))
+            costs[name].append(cost(name, step, count))
         step += count
     return {name: taken[1:] for name, taken in costs.items()}  # the first warms up
 
@@ -271,7 +276,7 @@ def main() -> int:
         measure(json.loads(options.measure))
         return 0
     isas = options.isa or [isa for isa in LIMITS if isa in build.runnable()]
-    rounds = options.rounds or (6 if options.quick else 15)
+    rounds = options.rounds or (6 if options.quick else 12)
     table.head()
     met = True
     for name in options.job or (QUICK if options.quick else tuple(JOBS)):

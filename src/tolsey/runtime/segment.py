@@ -86,13 +86,12 @@ class Trainer:
                 values["scalar", name] = torch.tensor(schedule.to_float32(scalars[name]), dtype=torch.float32)
             given = self._executable.update.run(values, observers[1])
         except (RuntimeError, IndexError, ValueError, MemoryError) as error:
-            said = f"{(str(error) or type(error).__name__).splitlines()[0]:.200}"
             if _is_about_memory(error):
                 raise ConfigError(
-                    f"step {state.step} needs more memory than this machine has left: {said}",
+                    f"step {state.step} needs more memory than this machine has left: {_first_line(error)}",
                     fix="close what else takes memory here, or take smaller jobs",
                 ) from error
-            raise RemoteViolation(f"step {state.step} cannot be computed: {said}") from error
+            raise RemoteViolation(f"step {state.step} cannot be computed: {_first_line(error)}") from error
         tensors = {name: given.get(("state", name), values["state", name]) for name in state.tensors}
         after = TrainingState(
             tensors=tensors,
@@ -174,6 +173,10 @@ class Trainer:
                 [self._seed & 0xFFFFFFFF, self._seed >> 32, step * count + micro], dtype=torch.int64
             )
             yield self._executable.grad.run(values, observer)
+
+
+def _first_line(error: Exception) -> str:
+    return f"{(str(error) or type(error).__name__).splitlines()[0]:.200}"
 
 
 def _is_about_memory(error: Exception) -> bool:

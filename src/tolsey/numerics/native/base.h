@@ -144,6 +144,19 @@ INLINE vf vload_or(const float *p, int64_t n, float other) {
     if (n >= VW) return vload(p);
     return vselect(vcount() < vset_i((int32_t)n), vload_n(p, n), vset(other));
 }
+/* The lanes of the mask from memory, +0 in the others, whose memory is not touched. */
+INLINE vf vload_where(const float *p, vi mask) {
+#if defined(TOLSEY_AVX512)
+    return (vf)_mm512_maskz_loadu_ps(_mm512_movepi32_mask((__m512i)mask), p);
+#elif defined(TOLSEY_AVX2)
+    return (vf)_mm256_maskload_ps(p, (__m256i)mask);
+#else
+    vf r = {0};
+    for (int i = 0; i < VW; i++)
+        if (mask[i]) r[i] = p[i];
+    return r;
+#endif
+}
 /* base[at] in the lanes of the mask, +0 in the others, whose place is not touched. */
 INLINE vf vgather(const float *base, vi at, vi mask) {
 #if defined(TOLSEY_AVX512)

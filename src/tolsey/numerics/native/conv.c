@@ -138,6 +138,82 @@ static int is_small(const struct window *it) {
     return small;
 }
 
+/* Whether positions follow each other in the source as they do in the grid, across the ends of lines. */
+static int is_flat(const struct window *it) {
+    int flat = it->grid[1] == it->size[1] && it->grid[2] == it->size[2];
+    for (int d = 0; d < DIMENSIONS; d++) flat &= it->step[d] == 1;
+    return flat;
+}
+
+/* What a vector of positions that follow each other in the source sees through each tap: which lanes, and how far away. It
+ * is the same for every channel and image. Coordinates are those of the lanes, of which those of `here` are there. */
+enum { MOST_TAPS = 32 };
+struct sight {
+    vi seen[MOST_TAPS];
+    int64_t offset[MOST_TAPS];
+};
+
+INLINE void look(const struct window *it, vi y0, vi y1, vi x, vi here, struct sight *sight) {
+    int64_t digits[DIMENSIONS] = {0}, taps = volume(it->taps);
+    vu size0 = vset_u((uint32_t)it->size[0]), size1 = vset_u((uint32_t)it->size[1]), size2 = vset_u((uint32_t)it->size[2]);
+    for (int64_t tap = 0; tap < taps; tap++) {
+        struct where w = where_tap(it, 0, digits);
+        sight->seen[tap] = here & (vi)((vu)(y0 + (int32_t)w.at[0]) < size0) & (vi)((vu)(y1 + (int32_t)w.at[1]) < size1) &
+                           (vi)((vu)(x + (int32_t)w.at[2]) < size2);
+        sight->offset[tap] = w.place;
+        next(it->taps, digits);
+    }
+}
+
+/* Packs such a vector, the first lane at `from`, through taps k0 … k0 + depth - 1. */
+INLINE void pack_following(const struct window *it, const struct sight *sight, const float *from, int64_t k0, int64_t depth,
+                           float *to, int64_t step, int64_t wide) {
+    int64_t taps = volume(it->taps), tap = k0 % taps;
+    from += k0 / taps * it->channel_step;
+    for (int64_t k = 0; k < depth; k++) {
+        vstore_n(to + k * step, vload_where(from + sight->offset[tap], sight->seen[tap]), wide);
+        if (++tap == taps) {
+            tap = 0;
+            from += it->channel_step;
+        }
+    }
+}
+
+/* One channel of a result, without packing: where there is no second channel that would read the same panel, packing costs
+ * more than it brings. Weight (channel, tap) lies at weight[channel * weight_step + index[tap]]. */
+struct direct {
+    const float *weight;
+    int64_t channels, weight_step, index[MOST_TAPS];
+    const float *bias;
+    float *to;
+    int64_t to_image_step;
+};
+
+static int is_direct(const struct window *it) { return is_flat(it) && volume(it->taps) <= MOST_TAPS && is_small(it); }
+
+static void multiply_directly(const struct window *it, const struct direct *d) {
+    int64_t positions = volume(it->grid), taps = volume(it->taps), at[DIMENSIONS] = {0};
+    struct sight sight;
+    FOR_VECTORS(first, w, 0, positions) {
+        vi y0 = vset_i(-1), y1 = y0, x = y0;
+        for (int64_t i = 0; i < least(w, VW); i++) {
+            y0[i] = (int32_t)at[0];
+            y1[i] = (int32_t)at[1];
+            x[i] = (int32_t)at[2];
+            next(it->grid, at);
+        }
+        look(it, y0, y1, x, vcount() < vset_i((int32_t)least(w, VW)), &sight);
+        for (int64_t image = 0; image < it->images; image++) {
+            const float *from = it->data + image * it->image_step + first, *weight = d->weight;
+            vf sum = vset(0);
+            for (int64_t channel = 0; channel < d->channels; channel++, from += it->channel_step, weight += d->weight_step)
+                for (int64_t tap = 0; tap < taps; tap++)
+                    sum = vfma(vset(weight[d->index[tap]]), vload_where(from + sight.offset[tap], sight.seen[tap]), sum);
+            vstore_n(d->to + image * d->to_image_step + first, d->bias ? sum + vset(*d->bias) : sum, w);
+        }
+    }
+}
+
 /* Either packing, one lane at a time: a vector of lanes meets one depth after the other. */
 INLINE void pack_scattered(const int lanes_are_taps, const struct window *it, int64_t lane0, int64_t lanes, int64_t k0,
                            int64_t depth, float *to, int64_t step) {
@@ -153,6 +229,15 @@ INLINE void pack_scattered(const int lanes_are_taps, const struct window *it, in
             x[i] = (int32_t)w.at[2];
             place[i] = (int32_t)w.place;
             outer += next(lane_sizes, lane);
+        }
+        vi gap = place - (place[0] + vcount());
+        int follow = !lanes_are_taps && volume(it->taps) <= MOST_TAPS;
+        for (int64_t i = 0; i < least(lanes - l, VW); i++) follow &= gap[i] == 0;
+        if (follow) {
+            struct sight sight;
+            look(it, y0, y1, x, here, &sight);
+            pack_following(it, &sight, it->data + place[0], k0, depth, to + l, step, step - l);
+            continue;
         }
         int64_t at[DIMENSIONS], outer_at = split(k0, depth_sizes, at);
         for (int64_t k = 0; k < depth; k++) {
@@ -192,7 +277,7 @@ static void pack_positions(const struct side *side, int64_t lane0, int64_t lanes
                            int64_t step) {
     enum { AT_ONCE = 64 };
     const struct window *it = side->more;
-    if (it->grid[2] < SHORT_LINE && is_small(it)) {
+    if ((it->grid[2] < SHORT_LINE || (it->grid[2] % step != 0 && is_flat(it))) && is_small(it)) {
         pack_scattered(0, it, lane0, lanes, k0, depth, to, step);
         return;
     }
@@ -278,14 +363,16 @@ struct turned {
     const int64_t *index[DIMENSIONS]; /* of each tap, in the kernel */
 };
 
+INLINE int64_t place_of_tap(const struct turned *it, const int64_t *tap) {
+    return (it->index[0][tap[0]] * it->kernel[1] + it->index[1][tap[1]]) * it->kernel[2] + it->index[2][tap[2]];
+}
+
 static void pack_turned(const struct side *side, int64_t lane0, int64_t lanes, int64_t k0, int64_t depth, float *to,
                         int64_t step) {
     const struct turned *it = side->more;
     int64_t window = volume(it->kernel), tap[DIMENSIONS], channel = split(k0, it->taps, tap);
     for (int64_t k = 0; k < depth; k++, to += step) {
-        const float *from = side->data + (channel * it->channels_in + lane0) * window +
-                            (it->index[0][tap[0]] * it->kernel[1] + it->index[1][tap[1]]) * it->kernel[2] +
-                            it->index[2][tap[2]];
+        const float *from = side->data + (channel * it->channels_in + lane0) * window + place_of_tap(it, tap);
         for (int64_t l = 0; l < lanes; l++) to[l] = from[l * window];
         for (int64_t l = lanes; l < step; l++) to[l] = 0.0f;
         channel += next(it->taps, tap);
@@ -373,6 +460,17 @@ static int forward_group(const struct convolution *it, int64_t group) {
         window.offset[d] = it->taps.offset[d];
         grid.step[d] = 1;
     }
+    if (g->channels_out == 1 && is_direct(&window)) {
+        struct direct direct = {.weight = it->weight + group * depth,
+                                .channels = g->channels_in,
+                                .weight_step = volume(g->kernel),
+                                .bias = it->bias ? it->bias + group : NULL,
+                                .to = it->to + group * outside,
+                                .to_image_step = grid.image_step};
+        for (int64_t tap = 0; tap < volume(g->kernel); tap++) direct.index[tap] = tap;
+        multiply_directly(&window, &direct);
+        return TOLSEY_OK;
+    }
     struct side a = tolsey_strided(it->weight + group * g->channels_out * depth, depth, 1);
     struct side b = {.pack = pack_positions, .more = &window};
     struct target c = {it->to + group * g->channels_out * outside, outside, 0, places_of_grid,
@@ -401,6 +499,21 @@ static int backward_input_phase(const struct convolution *it, int64_t group, con
         grid.begin[d] = phase[d];
     }
     const float *weight = it->weight + group * g->channels_out * g->channels_in * volume(g->kernel);
+    if (g->channels_in == 1 && volume(g->stride) == 1 && is_direct(&window)) { /* with a stride, places lie apart */
+        struct direct direct = {.weight = weight,
+                                .channels = g->channels_out,
+                                .weight_step = volume(g->kernel),
+                                .bias = it->bias ? it->bias + group : NULL,
+                                .to = it->to + group * inside,
+                                .to_image_step = grid.image_step};
+        int64_t tap[DIMENSIONS] = {0};
+        for (int64_t made = 0; made < volume(turned.taps); made++) {
+            direct.index[made] = place_of_tap(&turned, tap);
+            next(turned.taps, tap);
+        }
+        multiply_directly(&window, &direct);
+        return TOLSEY_OK;
+    }
     struct side a = {.pack = pack_turned, .data = weight, .more = &turned};
     struct side b = {.pack = pack_positions, .more = &window};
     struct target c = {it->to + group * g->channels_in * inside, inside, 0, places_of_grid,
