@@ -5,7 +5,8 @@ Python and NumPy, slow and obvious) and on the law's pages; tests hold them toge
 
     build.py      compiles native/ into one shared object per instruction set
     library.py    chooses and loads one, calls its kernels
-    products.py, functions.py, reductions.py, …   what the kernels of one family are called with
+    products.py, elementwise.py, reductions.py, …   what the kernels of one family are called with
+    selftest.py   holds a build to the vectors in vectors/; bench.py measures it
 """
 
 from __future__ import annotations
