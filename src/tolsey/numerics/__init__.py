@@ -7,7 +7,8 @@ obvious) and on the law's pages; tests hold them together bit by bit. No torch i
     build.py      compiles native/ into one shared object per instruction set
     library.py    chooses and loads one, calls its kernels
     cuda/         the same kernels on NVIDIA GPUs; what depends on single places is compiled from native/
-    products.py, functions.py, reductions.py, …   what the kernels of one family are called with
+    products.py, elementwise.py, reductions.py, …   what the kernels of one family are called with
+    selftest.py   holds a build to the vectors in vectors/; bench.py measures it
 """
 
 from __future__ import annotations
