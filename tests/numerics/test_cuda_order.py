@@ -41,15 +41,15 @@ def rows_of_table(lib: GpuLibrary) -> tuple[F32, F32]:
 MUTATIONS: dict[str, tuple[str, Both, str, str, str]] = {
     "two roundings": (
         *("gemm", product, "gemm.h"),
-        *("sfma(left[i], right[j], acc[i][j])", "left[i] * right[j] + acc[i][j]"),
+        *("at[i][j] = sfma(left, right, at[i][j])", "at[i][j] = left * right + at[i][j]"),
     ),
     "a part of the chain backwards": (
         *("gemm", product, "gemm.h"),
-        *("for (int s = 0; s < TILE_K; s++)", "for (int s = TILE_K - 1; s >= 0; s--)"),
+        *("(s + 1) % K, row, column", "(K - 1 - s) % K, row, column"),
     ),
     "no barrier before the next tile": (
         *("gemm", product, "gemm.h"),
-        *("        __syncthreads();\n    }\n    UNROLL", "    }\n    UNROLL"),
+        *("                __syncthreads();\n", ""),
     ),
     "chunks of 2048": ("reduce", total, "warps.h", "CHUNK = 4096", "CHUNK = 2048"),
     "tree over neighbours": (

@@ -60,7 +60,7 @@ UNITS: Final[dict[str, tuple[str, ...]]] = {
             *("philox_words", "keep_mask", "keep_mask_u8", "probe"),
         )
     ),
-    "gemm": ("gemm_64", "gemm_128"),
+    "gemm": ("gemm_32", "gemm_64", "gemm_128"),
     "conv": ("convolution", "convolution_backward_input", "convolution_backward_weight"),
     "reduce": (
         *(f"{term}_{form}" for term in _TERMS for form in ("rows", "columns")),

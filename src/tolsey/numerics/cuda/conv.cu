@@ -64,9 +64,11 @@ template <bool LINE_IS_POSITION> struct seen_side {
             if (LINE_IS_POSITION) return seen(it, side->source, digits(line, it.grid), digits(k + e, it.taps));
             return seen(it, side->source, digits(k + e, it.grid), digits(line, it.taps));
         }
-        __device__ void next() { k += TILE_K; }
+        __device__ four load() const { return four{load(0), load(1), load(2), load(3)}; }
+        __device__ void next(int ks) { k += ks; }
     };
     __device__ bool along_k() const { return true; }
+    __device__ bool together() const { return false; }
     __device__ cursor at(int64_t line, int64_t k) const { return cursor{this, line, k}; }
 };
 
@@ -85,9 +87,11 @@ struct turned_weight {
             UNROLL for (int d = 0; d < DIMENSIONS; d++) at[d] = it.tap_first[d] + tap.at[d] * it.tap_apart[d];
             return side->weight[(tap.outer * it.channels_up + line) * volume(it.kernel) + index_in(it.kernel, at)];
         }
-        __device__ void next() { k += TILE_K; }
+        __device__ four load() const { return four{load(0), load(1), load(2), load(3)}; }
+        __device__ void next(int ks) { k += ks; }
     };
     __device__ bool along_k() const { return true; }
+    __device__ bool together() const { return false; }
     __device__ cursor at(int64_t line, int64_t k) const { return cursor{this, line, k}; }
 };
 
@@ -104,9 +108,11 @@ struct gradient_side {
             const uint32_t places = (uint32_t)volume(it.grid), at = (uint32_t)(k + e), image = at / places;
             return side->gradient[(image * it.groups * it.channels_up + line) * places + at % places];
         }
-        __device__ void next() { k += TILE_K; }
+        __device__ four load() const { return four{load(0), load(1), load(2), load(3)}; }
+        __device__ void next(int ks) { k += ks; }
     };
     __device__ bool along_k() const { return true; }
+    __device__ bool together() const { return false; }
     __device__ cursor at(int64_t line, int64_t k) const { return cursor{this, line, k}; }
 };
 
@@ -116,20 +122,26 @@ struct position_out {
     float *result;
     const float *bias;
 
-    __device__ void put(int64_t channel, int64_t column, float chain) {
-        const digits position(column, it->grid);
-        int64_t at[DIMENSIONS];
-        for (int d = 0; d < DIMENSIONS; d++) at[d] = it->out_first[d] + position.at[d] * it->out_apart[d];
-        const int64_t plane = position.outer * it->groups * it->channels_up + channel;
-        result[plane * volume(it->out) + index_in(it->out, at)] = bias ? chain + bias[channel] : chain;
+    __device__ void put(int64_t channel, int64_t column, const four &quad, int count) {
+        for (int e = 0; e < 4 && e < count; e++) {
+            const digits position(column + e, it->grid);
+            int64_t at[DIMENSIONS];
+            for (int d = 0; d < DIMENSIONS; d++) at[d] = it->out_first[d] + position.at[d] * it->out_apart[d];
+            const int64_t plane = position.outer * it->groups * it->channels_up + channel;
+            result[plane * volume(it->out) + index_in(it->out, at)] = bias ? quad.number[e] + bias[channel] : quad.number[e];
+        }
     }
 };
 
 struct matrix_out {
     float *result;
     int64_t columns;
-    __device__ void put(int64_t row, int64_t column, float chain) { result[row * columns + column] = chain; }
+    __device__ void put(int64_t row, int64_t column, const four &quad, int count) {
+        for (int e = 0; e < 4 && e < count; e++) result[row * columns + column + e] = quad.number[e];
+    }
 };
+
+typedef shape<2, 1, 2, 8> image_shape;
 
 KERNEL __launch_bounds__(THREADS) convolution(const window it, const float *x, const float *weight, const float *bias, float *y) {
     for (int64_t group = blockIdx.z; group < it.groups; group += gridDim.z) {
@@ -137,7 +149,7 @@ KERNEL __launch_bounds__(THREADS) convolution(const window it, const float *x, c
         const strided left = {weight + up * k, k, 1};
         const seen_side<true> right = {&it, x + down * volume(it.size)};
         position_out out = {&it, y + up * volume(it.out), bias ? bias + up : bias};
-        products<1>(left, right, out, it.channels_up, it.images * volume(it.grid), k);
+        products<image_shape>(left, right, out, it.channels_up, it.images * volume(it.grid), k);
     }
 }
 
@@ -149,7 +161,7 @@ KERNEL __launch_bounds__(THREADS) convolution_backward_input(const window it, co
         const turned_weight left = {&it, weight + down * it.channels_up * volume(it.kernel)};
         const seen_side<true> right = {&it, grad + down * volume(it.size)};
         position_out out = {&it, dx + up * volume(it.out), bias ? bias + up : bias};
-        products<1>(left, right, out, it.channels_up, it.images * volume(it.grid), it.channels_down * volume(it.taps));
+        products<image_shape>(left, right, out, it.channels_up, it.images * volume(it.grid), it.channels_down * volume(it.taps));
     }
 }
 
@@ -160,6 +172,6 @@ KERNEL __launch_bounds__(THREADS) convolution_backward_weight(const window it, c
         const gradient_side left = {&it, grad + up * volume(it.grid)};
         const seen_side<false> right = {&it, x + down * volume(it.size)};
         matrix_out out = {dw + up * columns, columns};
-        products<1>(left, right, out, it.channels_up, columns, it.images * volume(it.grid));
+        products<image_shape>(left, right, out, it.channels_up, columns, it.images * volume(it.grid));
     }
 }

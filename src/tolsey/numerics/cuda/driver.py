@@ -79,8 +79,7 @@ class Gpu:
         Raises:
             ConfigError: it must be compiled first, and cannot be.
         """
-        addresses = [ctypes.cast(ctypes.pointer(argument), ctypes.c_void_p) for argument in arguments]
-        packed = (ctypes.c_void_p * len(addresses))(*addresses)
+        packed = (ctypes.c_void_p * len(arguments))(*map(ctypes.addressof, arguments))
         self._do("cuLaunchKernel", self._kernel(kernel), *grid, *block, 0, STREAM, packed, None)
 
     def _kernel(self, name: str) -> ctypes.c_void_p:

@@ -2,134 +2,185 @@
  * other (docs/numerics/products.md). Tiles, threads and shared memory decide which element is computed where, never its order;
  * so k is never split.
  *
- * A block of 256 threads computes a tile of 64R x 64R elements (R is 1 or 2), a thread 4R x 4R of them, in pieces of 4 x 4.
- * The tile's operands come through shared memory, 8 of k at a time, the next 8 fetched while these are worked on. Of a k that
- * is no multiple of 8 the rest is walked by itself: a fma with a +0 that is not there could turn -0 into +0.
+ * A block of 128 threads computes a tile of C, a warp an even part of it as 4 x 8 threads, a thread pieces of 4 x 4 (`shape`).
+ * The operands come through shared memory, K of k at a time: while one such step is worked on, the next is fetched, and while
+ * the numbers of one k are multiplied, those of the next are on their way to registers. Of a k that is no multiple of K the rest
+ * is walked by itself: a fma with a +0 that is not there could turn -0 into +0.
  *
  * What A, B and C are is up to the caller. A *side* gives numbers by line (a row of A, a column of B) and k:
  *
  *     struct side {
- *         struct cursor { float load(int e) const; void next(); };    // its e-th number; 8 further along k
+ *         struct cursor { float load(int e) const; four load() const; void next(int ks); };  // its e-th number; four; on
  *         bool along_k() const;      // whether a thread reads neighbours along k, or neighbouring lines
+ *         bool together() const;     // whether four neighbours from a multiple of four on may be loaded at once
  *         cursor at(int64_t line, int64_t k) const;
  *     };
  *
- * and the result goes to `out.put(row, column, number)`. Nothing outside the m, n, k that are told is asked for or put;
- * k is below 2^31. */
+ * and the result goes to `out.put(row, column, quad, count)`: four numbers of a row, of which `count` are in C (it may be below
+ * 0 or above 4). Nothing outside the m, n, k that are told is asked for; k is below 2^31. */
 #ifndef TOLSEY_CUDA_GEMM_H
 #define TOLSEY_CUDA_GEMM_H
 
 #include "lane.h"
 
-enum { THREADS = 256, TILE_K = 8 };
-
-/* What a thread fetches of one side: E neighbours. */
-template <class Side, int E> struct fetched {
-    typename Side::cursor from;
-    float number[E];
-    int line, k; /* within the tile */
-    bool along_k;
-
-    __device__ fetched(const Side &side, int64_t first_line, int thread) : along_k(side.along_k()) {
-        line = along_k ? thread / (TILE_K / E) : thread % 32 * E;
-        k = along_k ? thread % (TILE_K / E) * E : thread / 32;
-        from = side.at(first_line + line, k);
-    }
-    /* Lines left in the matrix from the tile's first on, and k left from this tile's on. */
-    __device__ void fetch(int lines, int ks) {
-        UNROLL for (int e = 0; e < E; e++) {
-            const bool there = along_k ? line < lines && k + e < ks : line + e < lines && k < ks;
-            number[e] = there ? from.load(e) : 0.0f;
-        }
-        from.next();
-    }
-    template <int LINES> __device__ void store(float (*shared)[LINES]) const {
-        UNROLL for (int e = 0; e < E; e++) {
-            if (along_k) shared[k + e][line] = number[e];
-            else shared[k][line + e] = number[e];
-        }
-    }
-};
-
-/* Aligned, so that four numbers at once are fetched from it. */
-template <int R> struct alignas(16) tile {
-    enum { SIZE = 64 * R, E = SIZE * TILE_K / THREADS, PADDED = SIZE + 4 };
-    float a[2][TILE_K][PADDED], b[2][TILE_K][PADDED];
-};
+enum { THREADS = 128 };
 
 /* Four numbers that lie together, at a multiple of four. */
 struct alignas(16) four {
     float number[4];
 };
 
-template <int R, int PADDED>
-INLINE void step(float (&acc)[4 * R][4 * R], const float (*a)[PADDED], const float (*b)[PADDED], int k, int row, int column) {
-    float left[4 * R], right[4 * R];
-    UNROLL for (int r = 0; r < R; r++) {
-        const four l = *(const four *)&a[k][row + 16 * r], c = *(const four *)&b[k][column + 32 * r];
-        UNROLL for (int e = 0; e < 4; e++) {
-            left[4 * r + e] = l.number[e];
-            right[4 * r + e] = c.number[e];
+/* Whether numbers that lie together can be moved by fours, when other lines of them are `step` further. */
+INLINE bool in_fours(const float *first, int64_t step) { return step % 4 == 0 && (uint64_t)first % sizeof(four) == 0; }
+
+/* A thread has DOWN x ACROSS pieces, a block WARPS_DOWN x WARPS_ACROSS warps, and the operands come K of k at a time. */
+template <int DOWN, int ACROSS, int WARPS_DOWN, int K_AT_ONCE> struct shape {
+    enum { WARPS_ACROSS = THREADS / 32 / WARPS_DOWN, K = K_AT_ONCE };
+    enum { DOWN_PIECES = DOWN, ACROSS_PIECES = ACROSS };
+    enum { ROWS = 16 * DOWN * WARPS_DOWN, COLUMNS = 32 * ACROSS * WARPS_ACROSS };
+};
+
+/* Some lines of a side, one step of k; padded, so that writing along k meets different banks. */
+template <int LINES, int K> struct alignas(16) part {
+    float number[K][LINES + 4];
+};
+
+/* What a thread fetches of one side: quads of neighbours. */
+template <class Side, int LINES, int K> struct fetched {
+    enum { QUADS = LINES * K / 4 / THREADS };
+    typename Side::cursor from[QUADS];
+    four quad[QUADS];
+    bool along_k, together;
+
+    /* Where quad q begins, within the tile. */
+    __device__ int line(int q) const {
+        const int at = threadIdx.x + q * THREADS;
+        return along_k ? at / (K / 4) : at % (LINES / 4) * 4;
+    }
+    __device__ int k(int q) const {
+        const int at = threadIdx.x + q * THREADS;
+        return along_k ? at % (K / 4) * 4 : at / (LINES / 4);
+    }
+    __device__ fetched(const Side &side, int64_t first_line) : along_k(side.along_k()), together(side.together()) {
+        UNROLL for (int q = 0; q < QUADS; q++) from[q] = side.at(first_line + line(q), k(q));
+    }
+    /* Lines left in the matrix from the tile's first on, and k left from this step's on. */
+    __device__ void fetch(int lines, int ks) {
+        UNROLL for (int q = 0; q < QUADS; q++) {
+            const int left = along_k ? (line(q) < lines ? ks - k(q) : 0) : (k(q) < ks ? lines - line(q) : 0);
+            if (together && left >= 4) {
+                quad[q] = from[q].load();
+            } else {
+                UNROLL for (int e = 0; e < 4; e++) quad[q].number[e] = e < left ? from[q].load(e) : 0.0f;
+            }
+            from[q].next(K);
         }
     }
-    UNROLL for (int i = 0; i < 4 * R; i++)
-        UNROLL for (int j = 0; j < 4 * R; j++) acc[i][j] = sfma(left[i], right[j], acc[i][j]);
-}
+    __device__ void store(part<LINES, K> &shared) const {
+        UNROLL for (int q = 0; q < QUADS; q++) {
+            if (along_k) {
+                UNROLL for (int e = 0; e < 4; e++) shared.number[k(q) + e][line(q)] = quad[q].number[e];
+            } else {
+                *(four *)&shared.number[k(q)][line(q)] = quad[q];
+            }
+        }
+    }
+};
+
+template <class Shape> struct tile {
+    part<Shape::ROWS, Shape::K> a[2];
+    part<Shape::COLUMNS, Shape::K> b[2];
+};
+
+/* What a thread multiplies for one k. */
+template <class Shape> struct factors {
+    four left[Shape::DOWN_PIECES], right[Shape::ACROSS_PIECES];
+
+    __device__ void load(const part<Shape::ROWS, Shape::K> &a, const part<Shape::COLUMNS, Shape::K> &b, int k, int row,
+                         int column) {
+        UNROLL for (int i = 0; i < Shape::DOWN_PIECES; i++) left[i] = *(const four *)&a.number[k][row + 16 * i];
+        UNROLL for (int j = 0; j < Shape::ACROSS_PIECES; j++) right[j] = *(const four *)&b.number[k][column + 32 * j];
+    }
+};
+
+template <class Shape> struct chains {
+    float at[4 * Shape::DOWN_PIECES][4 * Shape::ACROSS_PIECES];
+
+    __device__ void go_on(const factors<Shape> &by) {
+        UNROLL for (int i = 0; i < 4 * Shape::DOWN_PIECES; i++)
+            UNROLL for (int j = 0; j < 4 * Shape::ACROSS_PIECES; j++) {
+                const float left = by.left[i / 4].number[i % 4], right = by.right[j / 4].number[j % 4];
+                at[i][j] = sfma(left, right, at[i][j]);
+            }
+    }
+};
 
 /* The tile of C that begins at (first_row, first_column). */
-template <int R, class Left, class Right, class Out>
-INLINE void product(tile<R> &shared, const Left &a, const Right &b, Out &out, int64_t m, int64_t n, int k, int64_t first_row,
+template <class Shape, class Left, class Right, class Out>
+INLINE void product(tile<Shape> &shared, const Left &a, const Right &b, Out &out, int64_t m, int64_t n, int k, int64_t first_row,
                     int64_t first_column) {
-    const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
-    /* 4 x 2 warps of 4 x 8 threads. */
-    const int row = warp / 2 * 16 * R + lane / 8 * 4, column = warp % 2 * 32 * R + lane % 8 * 4;
-    float acc[4 * R][4 * R];
-    UNROLL for (int i = 0; i < 4 * R; i++)
-        UNROLL for (int j = 0; j < 4 * R; j++) acc[i][j] = 0.0f;
-    fetched<Left, tile<R>::E> left(a, first_row, thread);
-    fetched<Right, tile<R>::E> right(b, first_column, thread);
-    const int rows = (int)least(m - first_row, tile<R>::SIZE), columns = (int)least(n - first_column, tile<R>::SIZE);
-    if (k > 0) {
-        left.fetch(rows, k);
-        right.fetch(columns, k);
-        left.store(shared.a[0]);
-        right.store(shared.b[0]);
-    }
+    enum { K = Shape::K };
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    /* Eight threads that follow each other read two rows and four columns: what shared memory gives them at once. */
+    const int row = warp / Shape::WARPS_ACROSS * 16 * Shape::DOWN_PIECES + (lane / 16 * 2 + lane % 2) * 4;
+    const int column = warp % Shape::WARPS_ACROSS * 32 * Shape::ACROSS_PIECES + lane / 2 % 8 * 4;
+    const int rows = (int)least(m - first_row, Shape::ROWS), columns = (int)least(n - first_column, Shape::COLUMNS);
+    chains<Shape> chain;
+    UNROLL for (int i = 0; i < 4 * Shape::DOWN_PIECES; i++)
+        UNROLL for (int j = 0; j < 4 * Shape::ACROSS_PIECES; j++) chain.at[i][j] = 0.0f;
+    fetched<Left, Shape::ROWS, K> left(a, first_row);
+    fetched<Right, Shape::COLUMNS, K> right(b, first_column);
+    factors<Shape> by[2];
+    left.fetch(rows, k);
+    right.fetch(columns, k);
+    __syncthreads(); /* the tile before this one is done with shared memory */
+    left.store(shared.a[0]);
+    right.store(shared.b[0]);
     __syncthreads();
-    int now = 0;
-    for (int rest = k; rest > 0; rest -= TILE_K, now ^= 1) {
-        if (rest > TILE_K) {
-            left.fetch(rows, rest - TILE_K);
-            right.fetch(columns, rest - TILE_K);
+    by[0].load(shared.a[0], shared.b[0], 0, row, column);
+    int now = 0, rest = k;
+    for (; rest >= K; rest -= K) {
+        if (rest > K) {
+            left.fetch(rows, rest - K);
+            right.fetch(columns, rest - K);
         }
-        if (rest >= TILE_K) {
-            UNROLL for (int s = 0; s < TILE_K; s++) step<R>(acc, shared.a[now], shared.b[now], s, row, column);
-        } else {
-            for (int s = 0; s < rest; s++) step<R>(acc, shared.a[now], shared.b[now], s, row, column);
+        UNROLL for (int s = 0; s < K; s++) {
+            if (s == K - 1) {
+                now ^= 1;
+                if (rest > K) {
+                    left.store(shared.a[now]);
+                    right.store(shared.b[now]);
+                }
+                __syncthreads();
+            }
+            by[(s + 1) % 2].load(shared.a[now], shared.b[now], (s + 1) % K, row, column);
+            chain.go_on(by[s % 2]);
         }
-        if (rest > TILE_K) {
-            left.store(shared.a[now ^ 1]);
-            right.store(shared.b[now ^ 1]);
-        }
-        __syncthreads();
     }
-    UNROLL for (int i = 0; i < 4 * R; i++)
-        UNROLL for (int j = 0; j < 4 * R; j++) {
-            const int down = row + i / 4 * 16 + i % 4, across = column + j / 4 * 32 + j % 4;
-            if (down < rows && across < columns) out.put(first_row + down, first_column + across, acc[i][j]);
+    for (int s = 0; s < rest; s++) {
+        by[0].load(shared.a[now], shared.b[now], s, row, column);
+        chain.go_on(by[0]);
+    }
+    UNROLL for (int i = 0; i < 4 * Shape::DOWN_PIECES; i++)
+        UNROLL for (int j = 0; j < Shape::ACROSS_PIECES; j++) {
+            const int down = row + i / 4 * 16 + i % 4, across = column + j * 32;
+            const float *from = &chain.at[i][4 * j];
+            const four quad = {from[0], from[1], from[2], from[3]};
+            if (down < rows) out.put(first_row + down, first_column + across, quad, columns - across);
         }
 }
 
 /* All tiles of C, a block at a time; blocks that run together stay near each other, so that they find operands in the cache. */
-template <int R, class Left, class Right, class Out>
+template <class Shape, class Left, class Right, class Out>
 INLINE void products(const Left &a, const Right &b, Out &out, int64_t m, int64_t n, int64_t k) {
-    __shared__ tile<R> shared;
-    enum { SIZE = tile<R>::SIZE, TOGETHER = 8 };
-    const int64_t down = (m + SIZE - 1) / SIZE, across = (n + SIZE - 1) / SIZE;
+    __shared__ tile<Shape> shared;
+    enum { TOGETHER = 8 };
+    const int64_t down = (m + Shape::ROWS - 1) / Shape::ROWS, across = (n + Shape::COLUMNS - 1) / Shape::COLUMNS;
     for (int64_t at = blockIdx.x; at < down * across; at += gridDim.x) {
         const int64_t band = at / (TOGETHER * across) * TOGETHER, height = least(TOGETHER, down - band);
         const int64_t within = at % (TOGETHER * across);
-        product<R>(shared, a, b, out, m, n, (int)k, (band + within % height) * SIZE, within / height * SIZE);
+        product<Shape>(shared, a, b, out, m, n, (int)k, (band + within % height) * Shape::ROWS,
+                       within / height * Shape::COLUMNS);
     }
 }
 
@@ -140,13 +191,18 @@ struct strided {
 
     struct cursor {
         const float *here;
-        int64_t neighbour, tile;
+        int64_t neighbour, k_step;
         __device__ float load(int e) const { return here[e * neighbour]; }
-        __device__ void next() { here += tile; }
+        __device__ four load() const { return *(const four *)here; }
+        __device__ void next(int ks) { here += ks * k_step; }
     };
     __device__ bool along_k() const { return line_step != 1; }
+    __device__ bool together() const {
+        const int64_t neighbour = along_k() ? k_step : line_step, other = along_k() ? line_step : k_step;
+        return neighbour == 1 && in_fours(first, other);
+    }
     __device__ cursor at(int64_t line, int64_t k) const {
-        return cursor{first + line * line_step + k * k_step, along_k() ? k_step : line_step, TILE_K * k_step};
+        return cursor{first + line * line_step + k * k_step, along_k() ? k_step : line_step, k_step};
     }
 };
 

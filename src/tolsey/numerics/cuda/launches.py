@@ -27,7 +27,9 @@ CHUNK: Final = 4096
 LANES: Final = 32
 MAX_RANK: Final = 8
 MAX_LIST: Final = CHUNK * CHUNK
-GEMM_THREADS: Final = 256
+GEMM_THREADS: Final = 128
+GEMM_TILES: Final = (("gemm_128", 128, 128), ("gemm_64", 64, 64), ("gemm_32", 32, 64))
+"""Kernels of gemm.cu, and rows and columns of their tiles."""
 SORT_BLOCK: Final = 256
 TEAM_BLOCK: Final = 512
 MAX_GRID_Z: Final = 65535
@@ -152,6 +154,19 @@ for _name in (*elementwise.SIGNATURES, "tolsey_probe"):
 # products
 
 
+class _Product(ctypes.Structure):
+    """gemm.cu's `product_of`: sizes, and for a, b, the bias and c an address and three steps."""
+
+    _fields_ = [
+        *((name, _i64) for name in ("batch", "m", "n", "k")),
+        *(
+            (f"{matrix}_{what}", ctypes.c_void_p if what == "first" else _i64)
+            for matrix in ("a", "b", "bias", "c")
+            for what in ("first", "batch", "row", "column")
+        ),
+    ]
+
+
 @_launch("gemm")
 def _gemm(device: Device, batch: int, m: int, n: int, k: int, *rest: int | None) -> None:
     _not_negative(batch, m, n, k)
@@ -160,17 +175,12 @@ def _gemm(device: Device, batch: int, m: int, n: int, k: int, *rest: int | None)
     if k >= 1 << 31:
         raise ConfigError(f"a product over {k} terms has no GPU kernel yet; there is one for less than 2^31")
     # Large tiles do the most with what they fetch; small ones keep all multiprocessors busy.
-    large = -(-m // 128) * -(-n // 128) * batch >= 2 * device.multiprocessors
-    side = 128 if large else 64
-    tiles = -(-m // side) * -(-n // side)
-    arguments = [_at(value) if place % 4 == 0 else _i64(value or 0) for place, value in enumerate(rest)]
-    device.launch(
-        f"gemm_{side}",
-        (min(tiles, 1 << 20), 1, min(batch, MAX_GRID_Z)),
-        (GEMM_THREADS, 1, 1),
-        *(_i64(size) for size in (batch, m, n, k)),
-        *arguments,
-    )
+    for name, rows, columns in GEMM_TILES:
+        tiles = -(-m // rows) * -(-n // columns)
+        if 2 * tiles * batch >= 3 * device.multiprocessors:
+            break
+    grid = (min(tiles, 1 << 20), 1, min(batch, MAX_GRID_Z))
+    device.launch(name, grid, (GEMM_THREADS, 1, 1), _Product(batch, m, n, k, *rest))
 
 
 class _Window(ctypes.Structure):
