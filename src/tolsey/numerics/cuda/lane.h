@@ -170,6 +170,25 @@ INLINE int64_t all_threads(void) { return (int64_t)gridDim.x * blockDim.x; }
 #define FOR_VECTORS(i, w, begin, end)                                                                                  \
     for (int64_t i = (begin) + this_thread(), w = 1; i < (end); i += all_threads())
 
+/* Four places at a time, so that their loads are under way together: the compiler cannot know that nobody writes where another
+ * thread reads. */
+#define WALK_PLACES(begin, end, expression, ...)                                                                       \
+    const auto number = [=](int64_t i) {                                                                               \
+        const int64_t w = 1;                                                                                           \
+        __VA_ARGS__;                                                                                                   \
+        return expression;                                                                                             \
+    };                                                                                                                 \
+    walk_in_fours((begin) + this_thread(), (end), all_threads(), number, [=](int64_t i, vf y) { it->y[i] = y.x; });
+template <class Number, class Store>
+INLINE void walk_in_fours(int64_t i, int64_t end, int64_t step, const Number &number, const Store &store) {
+    for (; i + 3 * step < end; i += 4 * step) {
+        decltype(number(i)) quad[4];
+        UNROLL for (int e = 0; e < 4; e++) quad[e] = number(i + e * step);
+        UNROLL for (int e = 0; e < 4; e++) store(i + e * step, quad[e]);
+    }
+    for (; i < end; i += step) store(i, number(i));
+}
+
 /* A kernel out of a task: every thread is called with all places and takes its own. */
 #define TASK_KERNEL(name, parameters, count, at_once, task, state, ...)                                                \
     KERNEL tolsey_##name parameters {                                                                                  \

@@ -20,14 +20,20 @@ struct places {
 #define LOAD_AB LOAD_A, b = vload_n(it->b + i, w)
 #define LOAD_ABC LOAD_AB, c = vload_n(it->c + i, w)
 
+/* Walks the places: a vector at a time, unless a GPU's lane.h has said otherwise. After the expression: what it loads. */
+#if !defined(WALK_PLACES)
+#define WALK_PLACES(begin, end, expression, ...)                                                                       \
+    FOR_VECTORS(i, w, begin, end) {                                                                                    \
+        __VA_ARGS__;                                                                                                   \
+        vstore_n(it->y + i, (expression), w);                                                                          \
+    }
+#endif
+
 /* A task out of an expression in the vectors a, b, c and the numbers it->p, it->q. */
 #define PLACES_TASK(name, loads, expression)                                                                           \
     static int name##_places(void *ctx, int64_t begin, int64_t end) {                                                  \
         const struct places *it = (const struct places *)ctx;                                                          \
-        FOR_VECTORS(i, w, begin, end) {                                                                                \
-            loads;                                                                                                     \
-            vstore_n(it->y + i, (expression), w);                                                                      \
-        }                                                                                                              \
+        WALK_PLACES(begin, end, (expression), loads)                                                                   \
         return 0;                                                                                                      \
     }
 
