@@ -58,7 +58,7 @@ def test_gemm_equals_reference(lib: Library, shape: tuple[int, int, int], kind: 
     assert_same_bits(products.gemm(lib, a, b, bias), expected)
 
 
-@pytest.mark.parametrize("shape", [(13, 33, 300), (64, 20, 17), (5, 100, 40)], ids=str)
+@pytest.mark.parametrize("shape", [(13, 33, 300), (64, 20, 17), (5, 100, 40), (40, 260, 12)], ids=str)
 @pytest.mark.parametrize("layout", ["NT", "TN", "TT", "C transposed"])
 def test_gemm_transposed_operands_and_result_give_the_same_bits(
     lib: Library, shape: tuple[int, int, int], layout: str
@@ -78,6 +78,8 @@ def test_gemm_views_with_steps_reversed_and_cut_out_are_read_in_place(lib: Libra
         (whole_a[3:30:2, 5:85:3], whole_b[1:28, 7:60:2]),
         (whole_a[::-1, ::-1], whole_b[::-1, ::-1]),
         (whole_b[10:50, 20:60].T, whole_a[:, 4:44]),
+        # Rows as far apart as fours are, but none begins at one.
+        (whole_b[1:41, 21:61], whole_b[3:43, 6:26]),
     ]
     for a, b in views:
         expected = reference.gemm(a, b)

@@ -27,6 +27,7 @@ INLINE int64_t index_in(const int64_t *size, const int64_t *at) { return (at[0] 
 /* Three digits, the last one fastest; what is left is an image or a channel. Sizes fit into 31 bits, as launches.py checks. */
 struct digits {
     int64_t outer, at[DIMENSIONS];
+    digits() = default;
     __device__ digits(int64_t index, const int64_t *sizes) {
         uint32_t rest = (uint32_t)index;
         for (int d = DIMENSIONS - 1; d >= 0; d--) {
@@ -35,6 +36,15 @@ struct digits {
             rest = quotient;
         }
         outer = rest;
+    }
+    __device__ void next(const int64_t *sizes) {
+        bool carried = true;
+        UNROLL for (int d = DIMENSIONS - 1; d >= 0; d--) {
+            at[d] += carried;
+            carried = at[d] == sizes[d];
+            if (carried) at[d] = 0;
+        }
+        outer += carried;
     }
 };
 
@@ -58,18 +68,27 @@ template <bool LINE_IS_POSITION> struct seen_side {
 
     struct cursor {
         const seen_side *side;
-        int64_t line, k;
-        __device__ float load(int e) const {
+        digits line;
+        int64_t k;
+        __device__ four load(int count) const {
+            if (count <= 0) return four{};
             const window &it = *side->it;
-            if (LINE_IS_POSITION) return seen(it, side->source, digits(line, it.grid), digits(k + e, it.taps));
-            return seen(it, side->source, digits(k + e, it.grid), digits(line, it.taps));
+            const int64_t *sizes = LINE_IS_POSITION ? it.taps : it.grid;
+            four quad;
+            digits along(k, sizes);
+            UNROLL for (int e = 0; e < 4; e++, along.next(sizes)) {
+                quad.number[e] = 0.0f;
+                const digits &position = LINE_IS_POSITION ? line : along, &tap = LINE_IS_POSITION ? along : line;
+                if (e < count) quad.number[e] = seen(it, side->source, position, tap);
+            }
+            return quad;
         }
-        __device__ four load() const { return four{load(0), load(1), load(2), load(3)}; }
         __device__ void next(int ks) { k += ks; }
     };
     __device__ bool along_k() const { return true; }
-    __device__ bool together() const { return false; }
-    __device__ cursor at(int64_t line, int64_t k) const { return cursor{this, line, k}; }
+    __device__ cursor at(int64_t line, int64_t k) const {
+        return cursor{this, digits(line, LINE_IS_POSITION ? it->grid : it->taps), k};
+    }
 };
 
 /* weight [groups * channels_down, channels_up, kernel] of this group, turned: a line is a channel up, k a (channel down, t). */
@@ -80,18 +99,22 @@ struct turned_weight {
     struct cursor {
         const turned_weight *side;
         int64_t line, k;
-        __device__ float load(int e) const {
+        __device__ four load(int count) const {
+            if (count <= 0) return four{};
             const window &it = *side->it;
-            const digits tap(k + e, it.taps);
-            int64_t at[DIMENSIONS];
-            UNROLL for (int d = 0; d < DIMENSIONS; d++) at[d] = it.tap_first[d] + tap.at[d] * it.tap_apart[d];
-            return side->weight[(tap.outer * it.channels_up + line) * volume(it.kernel) + index_in(it.kernel, at)];
+            four quad;
+            digits tap(k, it.taps);
+            UNROLL for (int e = 0; e < 4; e++, tap.next(it.taps)) {
+                int64_t at[DIMENSIONS];
+                UNROLL for (int d = 0; d < DIMENSIONS; d++) at[d] = it.tap_first[d] + tap.at[d] * it.tap_apart[d];
+                const int64_t place = (tap.outer * it.channels_up + line) * volume(it.kernel) + index_in(it.kernel, at);
+                quad.number[e] = e < count ? side->weight[place] : 0.0f;
+            }
+            return quad;
         }
-        __device__ four load() const { return four{load(0), load(1), load(2), load(3)}; }
         __device__ void next(int ks) { k += ks; }
     };
     __device__ bool along_k() const { return true; }
-    __device__ bool together() const { return false; }
     __device__ cursor at(int64_t line, int64_t k) const { return cursor{this, line, k}; }
 };
 
@@ -103,16 +126,25 @@ struct gradient_side {
     struct cursor {
         const gradient_side *side;
         int64_t line, k;
-        __device__ float load(int e) const {
+        __device__ four load(int count) const {
+            if (count <= 0) return four{};
             const window &it = *side->it;
-            const uint32_t places = (uint32_t)volume(it.grid), at = (uint32_t)(k + e), image = at / places;
-            return side->gradient[(image * it.groups * it.channels_up + line) * places + at % places];
+            const uint32_t places = (uint32_t)volume(it.grid);
+            uint32_t image = (uint32_t)k / places, place = (uint32_t)k % places;
+            four quad;
+            UNROLL for (int e = 0; e < 4; e++) {
+                const int64_t plane = image * it.groups * it.channels_up + line;
+                quad.number[e] = e < count ? side->gradient[plane * places + place] : 0.0f;
+                if (++place == places) {
+                    place = 0;
+                    image++;
+                }
+            }
+            return quad;
         }
-        __device__ four load() const { return four{load(0), load(1), load(2), load(3)}; }
         __device__ void next(int ks) { k += ks; }
     };
     __device__ bool along_k() const { return true; }
-    __device__ bool together() const { return false; }
     __device__ cursor at(int64_t line, int64_t k) const { return cursor{this, line, k}; }
 };
 

@@ -10,14 +10,13 @@
  * What A, B and C are is up to the caller. A *side* gives numbers by line (a row of A, a column of B) and k:
  *
  *     struct side {
- *         struct cursor { float load(int e) const; four load() const; void next(int ks); };  // its e-th number; four; on
- *         bool along_k() const;      // whether a thread reads neighbours along k, or neighbouring lines
- *         bool together() const;     // whether four neighbours from a multiple of four on may be loaded at once
+ *         struct cursor { four load(int count) const; void next(int ks); }; // four neighbours, +0 past `count`; on along k
+ *         bool along_k() const;                                             // whether they are along k, or lines
  *         cursor at(int64_t line, int64_t k) const;
  *     };
  *
- * and the result goes to `out.put(row, column, quad, count)`: four numbers of a row, of which `count` are in C (it may be below
- * 0 or above 4). Nothing outside the m, n, k that are told is asked for; k is below 2^31. */
+ * and the result goes to `out.put(row, column, quad, count)`: four numbers of a row. Of those of a quad that are in the matrix,
+ * `count` may say less than 0 or more than 4. Nothing outside the m, n, k that are told is asked for; k is below 2^31. */
 #ifndef TOLSEY_CUDA_GEMM_H
 #define TOLSEY_CUDA_GEMM_H
 
@@ -50,7 +49,7 @@ template <class Side, int LINES, int K> struct fetched {
     enum { QUADS = LINES * K / 4 / THREADS };
     typename Side::cursor from[QUADS];
     four quad[QUADS];
-    bool along_k, together;
+    bool along_k;
 
     /* Where quad q begins, within the tile. */
     __device__ int line(int q) const {
@@ -61,18 +60,14 @@ template <class Side, int LINES, int K> struct fetched {
         const int at = threadIdx.x + q * THREADS;
         return along_k ? at % (K / 4) * 4 : at / (LINES / 4);
     }
-    __device__ fetched(const Side &side, int64_t first_line) : along_k(side.along_k()), together(side.together()) {
+    __device__ fetched(const Side &side, int64_t first_line) : along_k(side.along_k()) {
         UNROLL for (int q = 0; q < QUADS; q++) from[q] = side.at(first_line + line(q), k(q));
     }
     /* Lines left in the matrix from the tile's first on, and k left from this step's on. */
     __device__ void fetch(int lines, int ks) {
         UNROLL for (int q = 0; q < QUADS; q++) {
             const int left = along_k ? (line(q) < lines ? ks - k(q) : 0) : (k(q) < ks ? lines - line(q) : 0);
-            if (together && left >= 4) {
-                quad[q] = from[q].load();
-            } else {
-                UNROLL for (int e = 0; e < 4; e++) quad[q].number[e] = e < left ? from[q].load(e) : 0.0f;
-            }
+            quad[q] = from[q].load(left);
             from[q].next(K);
         }
     }
@@ -117,8 +112,8 @@ template <class Shape> struct chains {
 
 /* The tile of C that begins at (first_row, first_column). */
 template <class Shape, class Left, class Right, class Out>
-INLINE void product(tile<Shape> &shared, const Left &a, const Right &b, Out &out, int64_t m, int64_t n, int k, int64_t first_row,
-                    int64_t first_column) {
+INLINE void product(tile<Shape> &shared, const Left &a, const Right &b, Out &out, int64_t m, int64_t n, int k,
+                    int64_t first_row, int64_t first_column) {
     enum { K = Shape::K };
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     /* Eight threads that follow each other read two rows and four columns: what shared memory gives them at once. */
@@ -192,17 +187,20 @@ struct strided {
     struct cursor {
         const float *here;
         int64_t neighbour, k_step;
-        __device__ float load(int e) const { return here[e * neighbour]; }
-        __device__ four load() const { return *(const four *)here; }
+        bool together; /* whether four may be loaded at once */
+        __device__ four load(int count) const {
+            if (together && count >= 4) return *(const four *)here;
+            four quad;
+            UNROLL for (int e = 0; e < 4; e++) quad.number[e] = e < count ? here[e * neighbour] : 0.0f;
+            return quad;
+        }
         __device__ void next(int ks) { here += ks * k_step; }
     };
     __device__ bool along_k() const { return line_step != 1; }
-    __device__ bool together() const {
-        const int64_t neighbour = along_k() ? k_step : line_step, other = along_k() ? line_step : k_step;
-        return neighbour == 1 && in_fours(first, other);
-    }
     __device__ cursor at(int64_t line, int64_t k) const {
-        return cursor{first + line * line_step + k * k_step, along_k() ? k_step : line_step, k_step};
+        const int64_t neighbour = along_k() ? k_step : line_step, other = along_k() ? line_step : k_step;
+        const float *here = first + line * line_step + k * k_step;
+        return cursor{here, neighbour, k_step, neighbour == 1 && in_fours(first, other)};
     }
 };
 

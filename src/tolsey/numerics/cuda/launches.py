@@ -167,6 +167,16 @@ class _Product(ctypes.Structure):
     ]
 
 
+def _tiles(m: int, n: int, batch: int, *, wanted: float) -> tuple[str, int]:
+    """The kernel for a product, and how many tiles it makes of one: large ones do the most with what they fetch, small
+    ones keep all multiprocessors busy."""
+    for name, rows, columns in GEMM_TILES:
+        tiles = -(-m // rows) * -(-n // columns)
+        if tiles * batch >= wanted:
+            return name, tiles
+    return name, tiles
+
+
 @_launch("gemm")
 def _gemm(device: Device, batch: int, m: int, n: int, k: int, *rest: int | None) -> None:
     _not_negative(batch, m, n, k)
@@ -174,11 +184,7 @@ def _gemm(device: Device, batch: int, m: int, n: int, k: int, *rest: int | None)
         return
     if k >= 1 << 31:
         raise ConfigError(f"a product over {k} terms has no GPU kernel yet; there is one for less than 2^31")
-    # Large tiles do the most with what they fetch; small ones keep all multiprocessors busy.
-    for name, rows, columns in GEMM_TILES:
-        tiles = -(-m // rows) * -(-n // columns)
-        if 2 * tiles * batch >= 3 * device.multiprocessors:
-            break
+    name, tiles = _tiles(m, n, batch, wanted=1.5 * device.multiprocessors)
     grid = (min(tiles, 1 << 20), 1, min(batch, MAX_GRID_Z))
     device.launch(name, grid, (GEMM_THREADS, 1, 1), _Product(batch, m, n, k, *rest))
 
