@@ -28,6 +28,7 @@ FLAGS = ("-std=gnu++20", "-O1", "-fPIC", "-ffp-contract=off", "-fno-math-errno",
 class Emulated:
     """A device whose memory is this machine's."""
 
+    memory = "cpu"
     multiprocessors = 1
     threads_a_block = 64
 

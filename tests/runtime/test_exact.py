@@ -66,8 +66,8 @@ def test_every_operation_has_a_kernel_or_needs_none() -> None:
 
 
 def test_build_other_device_refused() -> None:
-    with pytest.raises(ConfigError, match="run on CPUs"):
-        exact.build(OPS["exp"], OPS["exp"].parse([0]), torch.device("cuda:0"))
+    with pytest.raises(ConfigError, match="runs on CPUs and on the first NVIDIA GPU, not on mps"):
+        exact.build(OPS["exp"], OPS["exp"].parse([0]), torch.device("mps"))
 
 
 def test_executable_other_float_type_refused(tmp_path: object) -> None:

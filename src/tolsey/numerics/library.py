@@ -96,6 +96,9 @@ class Library:
         LocalViolation: it is not what its name says, or does not compute by the law.
     """
 
+    memory: str = "cpu"
+    """Where the addresses that a kernel takes lie, as PyTorch names it."""
+
     def __init__(self, isa: str, path: Path) -> None:
         self.isa = isa
         self.path = path

@@ -117,7 +117,7 @@ def _serve(request: dict[str, Any], tell: Tell) -> None:
     determinism.pin(spec.profile)
     job = _load(request, spec)
     if spec.profile != PINNED:
-        exact.require(torch.device(device))
+        exact.require(torch.device(device), spec.profile)
         exact.check(job.admitted.program)
     if request["kind"] == "init":
         _ready(tell, device, job.admitted)
@@ -285,11 +285,13 @@ def _ready(
 
 def _lacking(device: str) -> dict[str, ConfigError]:
     """The profiles that this machine cannot run, and why; kernels that can be compiled are compiled now."""
-    try:
-        exact.require(torch.device(device))
-    except ConfigError as error:
-        return dict.fromkeys(EXACT_CLASSES, error)
-    return {}
+    lacking: dict[str, ConfigError] = {}
+    for profile in EXACT_CLASSES:
+        try:
+            exact.require(torch.device(device), profile)
+        except ConfigError as error:
+            lacking[profile] = error
+    return lacking
 
 
 def _check_class(spec: JobSpec, device: str) -> None:

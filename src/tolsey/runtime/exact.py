@@ -10,8 +10,10 @@ Floating-point tensors of all are binary32; integers and truth values are exact 
 PyTorch. Kernels take contiguous memory (products take any strides), so a view is copied before it is handed over.
 
 Three may ask beforehand: capture.py for each node that an author's model gives (`refusal`), whoever is handed a program
-(`check`), and whoever wants to know whether this machine can take part (`require`). It refuses devices other than the
-CPU. Next in the flow: executor.py, which asks `build` for each node; docs/numerics.md is the law.
+(`check`), and whoever wants to know whether this machine can take part (`require`). On an NVIDIA GPU the kernels are
+those of numerics/cuda, and one operation of PyTorch's is asked in another way (`ON_A_GPU`).
+
+Next in the flow: executor.py, which asks `build` for each node; docs/numerics.md is the law.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import compress
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy
 import torch
@@ -38,6 +40,7 @@ from tolsey.numerics import (
     reductions,
     softmax,
 )
+from tolsey.numerics.cuda import library as gpu
 from tolsey.numerics.library import Library
 from tolsey.runtime.graph import Program
 from tolsey.runtime.ops import DTYPE_NAMES, DTYPES, Call, Op, Ref
@@ -58,28 +61,38 @@ def build(op: Op, args: Sequence[Any], device: torch.device, profile: str = PROF
         profile: one of PROFILES.
 
     Raises:
-        ConfigError: this machine has no exact kernels, or the device is no CPU.
+        ConfigError: this machine has no exact kernels for the device.
     """
     stock = op.build(args, device)
-    if device.type == "meta" or op.name in AS_THEY_ARE:
+    if device.type == "meta" or is_stock(op.name, device):
         return stock
-    lib = require(device)
+    if op.name in AS_THEY_ARE:
+        return ON_A_GPU[op.name](args)
+    lib = require(device, profile)
     kernel = KERNELS[op.name](int8.kernels(lib, int8.SLICES[profile]) if profile in int8.SLICES else lib, args)
     if op.name not in INTEGERS_TOO:
         return kernel
     return lambda *tensors: kernel(*tensors) if any(x.is_floating_point() for x in tensors) else stock(*tensors)
 
 
-def require(device: torch.device) -> Library:
+def is_stock(name: str, device: torch.device) -> bool:
+    """Whether PyTorch's own operation gives the law's bits on this kind of device."""
+    return name in AS_THEY_ARE and (device.type == "cpu" or name not in ON_A_GPU)
+
+
+def require(device: torch.device, profile: str = PROFILE) -> Library:
     """The kernels that this machine computes with, compiled now where they are not there yet.
 
     Raises:
-        ConfigError: they cannot be had, or the device is no CPU; with what to do about it.
+        ConfigError: they cannot be had for this device and profile; with what to do about it.
     """
-    if device.type != "cpu":
-        # The kernels for GPUs (numerics/cuda) are not bound to tensors yet: docs/numerics/gpu.md.
-        raise ConfigError(f"exact profiles run on CPUs, not yet on {device}", fix="start with --device cpu")
-    return library.current()
+    if device.type == "cpu":
+        return library.current()
+    if device.type != "cuda" or device.index:
+        raise ConfigError(f"{profile} runs on CPUs and on the first NVIDIA GPU, not on {device}", fix="--device cpu")
+    if profile != PROFILE:
+        raise ConfigError(f"{profile} runs on CPUs, not yet on {device}", fix="start with --device cpu")
+    return cast(Library, gpu.current())  # the same kernels by the same names; addresses are the device's
 
 
 def check(program: Program) -> None:
@@ -124,7 +137,7 @@ def _whole(x: torch.Tensor) -> torch.Tensor:
 
 
 def _like(x: torch.Tensor) -> torch.Tensor:
-    return torch.empty(x.shape, dtype=x.dtype)
+    return torch.empty(x.shape, dtype=x.dtype, device=x.device)
 
 
 def _alike(*tensors: torch.Tensor) -> list[torch.Tensor]:
@@ -140,7 +153,7 @@ def _alike(*tensors: torch.Tensor) -> list[torch.Tensor]:
 
 def _floats(x: torch.Tensor) -> torch.Tensor:
     """Contiguous binary32; integers are converted, as PyTorch's functions do with them first."""
-    return _whole(x if x.dtype is FLOAT else convert(library.current(), x, FLOAT))
+    return _whole(x if x.dtype is FLOAT else convert(require(x.device), x, FLOAT))
 
 
 def _unary(name: str) -> Maker:
@@ -261,7 +274,7 @@ def convert(lib: Library, x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     if name is None:
         return x.to(dtype)
     x = _whole(x)
-    y = torch.empty(x.shape, dtype=dtype)
+    y = torch.empty(x.shape, dtype=dtype, device=x.device)
     lib.function(name)(x.data_ptr(), y.data_ptr(), x.numel())
     return y
 
@@ -273,11 +286,11 @@ def _cast(lib: Library, args: Sequence[Any]) -> Call:
 
 def _keep_mask(lib: Library, args: Sequence[Any]) -> Call:
     _, shape, stream, threshold, dtype = args
-    kernel = lib.function("tolsey_keep_mask")
+    kernel, device = lib.function("tolsey_keep_mask"), lib.memory
 
     def call(position: torch.Tensor) -> torch.Tensor:
         low, high, place = position.tolist()
-        mask = torch.empty(shape, dtype=FLOAT)
+        mask = torch.empty(shape, dtype=FLOAT, device=device)
         kernel(low | high << 32, stream, place, threshold, mask.data_ptr(), mask.numel())
         return mask.to(dtype)
 
@@ -300,7 +313,7 @@ def _product(lib: Library, args: Sequence[Any]) -> Call:
     def call(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         *several, m, k = a.shape
         n = b.shape[-1]
-        c = torch.empty((*several, m, n), dtype=FLOAT)
+        c = torch.empty((*several, m, n), dtype=FLOAT, device=a.device)
         added = (None, 0, 0, 0) if bias is None else _bias_steps(bias, (m, n))
         if several:
             a_steps, b_steps = a.stride(), b.stride()
@@ -348,7 +361,8 @@ class _Convolution:
         x, weight = _whole(x), _whole(weight)
         bias = None if bias is None else _whole(bias)
         name = "tolsey_convolution_backward_input" if self._transposed else "tolsey_convolution"
-        out = torch.empty(shape.input_shape if self._transposed else shape.output_shape, dtype=FLOAT)
+        size = shape.input_shape if self._transposed else shape.output_shape
+        out = torch.empty(size, dtype=FLOAT, device=x.device)
         self._lib.function(name)(
             packed, x.data_ptr(), weight.data_ptr(), None if bias is None else bias.data_ptr(), out.data_ptr()
         )
@@ -362,11 +376,11 @@ class _Convolution:
         grad, x, weight = _whole(grad), _whole(x), _whole(weight)
         to_input = to_weight = None
         if wanted[0]:
-            to_input = torch.empty(x.shape, dtype=FLOAT)
+            to_input = torch.empty(x.shape, dtype=FLOAT, device=x.device)
             name = "tolsey_convolution" if self._transposed else "tolsey_convolution_backward_input"
             self._lib.function(name)(packed, grad.data_ptr(), weight.data_ptr(), None, to_input.data_ptr())
         if wanted[1]:
-            to_weight = torch.empty(weight.shape, dtype=FLOAT)
+            to_weight = torch.empty(weight.shape, dtype=FLOAT, device=x.device)
             upper, lower = (x, grad) if self._transposed else (grad, x)
             self._lib.function("tolsey_convolution_backward_weight")(
                 packed, upper.data_ptr(), lower.data_ptr(), to_weight.data_ptr()
@@ -410,8 +424,9 @@ def _listed(function: Callable[..., Any], *, without: Sequence[int] = ()) -> Mak
             if kinds != seen:
                 layout, seen = _layout(lib, function, template, tensors), kinds
             if layout is None:
-                arrays = (x.detach().numpy() for x in tensors)
-                return _tensors(function(lib, *[next(arrays) if isinstance(arg, Ref) else arg for arg in template]))
+                arrays = (x.detach().cpu().numpy() for x in tensors)
+                result = function(lib, *[next(arrays) if isinstance(arg, Ref) else arg for arg in template])
+                return _tensors(result, tensors[0].device)
             return layout.call(tensors)
 
         return call
@@ -419,10 +434,10 @@ def _listed(function: Callable[..., Any], *, without: Sequence[int] = ()) -> Mak
     return make
 
 
-def _tensors(result: Any) -> Any:
+def _tensors(result: Any, device: torch.device) -> Any:
     if isinstance(result, tuple):
-        return tuple(None if one is None else torch.from_numpy(one) for one in result)
-    return torch.from_numpy(result)
+        return tuple(None if one is None else torch.from_numpy(one).to(device) for one in result)
+    return torch.from_numpy(result).to(device)
 
 
 class _Notes:
@@ -463,7 +478,7 @@ class _Layout:
             result = None
             if output is not None:
                 gap, shape, dtype = output
-                result = torch.empty(shape, dtype=dtype)
+                result = torch.empty(shape, dtype=dtype, device=tensors[0].device)
                 arguments[gap] = result.data_ptr()
             results.append(result)
         self.kernel(*arguments)
@@ -579,3 +594,8 @@ AS_THEY_ARE: Final = frozenset(
     | {"reshape", "transpose", "permute", "expand", "unsqueeze", "squeeze", "slice", "slice_backward", "select"}
     | {"select_backward", "cat", "stack", "flip", "roll", "pad", "repeat", "tril", "triu"}
 )
+ON_A_GPU: Final[dict[str, Callable[[Sequence[Any]], Call]]] = {
+    # There PyTorch multiplies by the reciprocal of a number that lies in this machine's memory: two roundings.
+    "div_scalar": lambda args: lambda x: x / torch.full((), args[1], dtype=x.dtype, device=x.device),
+}
+"""Of these PyTorch's own for GPUs is not the law's, so it is asked in another way."""

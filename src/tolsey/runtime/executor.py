@@ -171,7 +171,7 @@ class PhaseRunner:
         for index, (call, reads, writes, freed) in zip(places, _freeing(steps, self._kept), strict=True):
             into = overwritable.get(index, set()).intersection(freed)
             definition = phase.nodes[index].definition
-            is_stock = not self._is_exact or definition.name in exact.AS_THEY_ARE
+            is_stock = not self._is_exact or exact.is_stock(definition.name, device)
             if into and definition.into is not None and is_stock and index not in fused:
                 call = definition.into(definition.parse(phase.nodes[index].args), reads.index(min(into)))
             code.append((call, reads, writes, freed))

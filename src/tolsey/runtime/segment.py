@@ -23,7 +23,7 @@ from tolsey.errors import ConfigError, LocalViolation, RemoteViolation
 from tolsey.numerics import int8, library
 from tolsey.numerics.exact_sum import ExactSum
 from tolsey.protocol.checkpoint import Segment, StateRoot
-from tolsey.runtime import optimisers, schedule
+from tolsey.runtime import exact, optimisers, schedule
 from tolsey.runtime.dataset import Dataset
 from tolsey.runtime.executor import Executable, Key, Observer
 from tolsey.runtime.state import TrainingState, root_of
@@ -83,7 +83,7 @@ class Trainer:
             values, loss = self._gradients(state, observers[0])
             scalars = self._optimiser.scalars(self._schedule, state.step)
             for name in self._update_names:
-                values["scalar", name] = torch.tensor(schedule.to_float32(scalars[name]), dtype=torch.float32)
+                values["scalar", name] = self._number(schedule.to_float32(scalars[name]))
             given = self._executable.update.run(values, observers[1])
         except (RuntimeError, IndexError, ValueError, MemoryError) as error:
             if _is_about_memory(error):
@@ -107,6 +107,11 @@ class Trainer:
             step_s=time.perf_counter() - start,
             state=after,
         )
+
+    def _number(self, value: float) -> torch.Tensor:
+        """A rate as the update takes it: exact kernels read it where they compute."""
+        device = self._executable.device if self._executable.profile in exact.PROFILES else None
+        return torch.tensor(value, dtype=torch.float32, device=device)
 
     def gradient_sums(self, state: TrainingState, micros: Sequence[int]) -> dict[str, ExactSum]:
         """What some micro-batches of the state's step bring to its gradient: sums that shards merge in any order.

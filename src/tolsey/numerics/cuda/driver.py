@@ -36,6 +36,7 @@ class Gpu:
     """
 
     threads_a_block: int = 256
+    memory: str = "cuda"
 
     def __init__(self, ordinal: int = 0) -> None:
         try:

@@ -27,7 +27,13 @@ ISA: Final = "cuda"
 
 
 class Device(launches.Device, Protocol):
-    """A device that arrays can be brought to."""
+    """A device that arrays can be brought to.
+
+    Attributes:
+        memory: "cuda"; "cpu" where it is emulated.
+    """
+
+    memory: str
 
     def upload(self, start: int, size_bytes: int) -> int:
         """The device's address of a copy of this machine's memory; it lasts as `room` does."""
@@ -43,9 +49,13 @@ class GpuLibrary:
     """The kernels on one device."""
 
     isa: Final = ISA
+    threads: Final = 1
+    """Of this machine's, that work on a call."""
 
     def __init__(self, device: Device) -> None:
         self._device = device
+        self.memory = device.memory
+        """Where the addresses that a kernel takes lie, as PyTorch names it."""
 
     def __repr__(self) -> str:
         return f"GpuLibrary({self._device!r})"
