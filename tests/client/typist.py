@@ -13,7 +13,10 @@ from pathlib import Path
 import trio
 
 PATIENCE_S = 180
-CONTROLLED = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
+CONTROLLED = (
+    "import fcntl, signal, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
+    "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs are started deaf to it
+)
 
 
 class Typist:
