@@ -157,7 +157,7 @@ def _say_ready(ready: Any, json_output: bool) -> None:
         machine = ready.machine
         print(
             f"worker {ready.account} serves on {ready.addrs[0]} "
-            f"({machine.class_name}, {' and '.join(machine.profiles)}, {machine.flops_per_s / 1e9:.1f} Gflop/s)"
+            f"({machine.class_name}, {', '.join(machine.profiles)}, {machine.flops_per_s / 1e9:.1f} Gflop/s)"
         )
         sys.stdout.flush()
 
@@ -185,7 +185,7 @@ def status(network: str = NETWORK, home: Path | None = HOME, json_output: bool =
         )
     if found["running"]:
         typer.echo(
-            f"  sells {' and '.join(found['profiles'])} on {found['class']} "
+            f"  sells {', '.join(found['profiles'])} on {found['class']} "
             f"at {dollars(found['price_per_petaflop'])} a petaflop, "
             f"{found['busy']} of {found['capacity']} places taken, {len(found['peers'])} peers"
         )

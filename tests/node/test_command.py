@@ -17,6 +17,7 @@ import pytest
 from tolsey.contracts.amounts import dollars
 from tolsey.errors import ConfigError
 from tolsey.node.config import WorkerConfig
+from tolsey.protocol.job import PROFILES
 from tolsey.testing.chain import MarketWorld
 
 TOLSEY = [sys.executable, "-c", "from tolsey.client.cli import main; main()", "worker"]
@@ -88,8 +89,8 @@ def test_start_status_stop_and_start_again(tmp_path: Path) -> None:
             status = json.loads(cli.run("status", "--json").stdout)
             assert (status["running"], status["account"], status["jobs"]) == (True, ready["account"], [])
             assert status["money"]["free"] > 0
-            assert status["profiles"] == ready["profiles"] == ["exact-fp32/1", "pinned"]
-            assert "sells exact-fp32/1 and pinned on" in cli.run("status").stdout
+            assert status["profiles"] == ready["profiles"] == [*PROFILES]
+            assert f"sells {', '.join(PROFILES)} on" in cli.run("status").stdout
 
             assert "stopped" in cli.run("stop").stdout
             assert process.wait(END_S) == 0
