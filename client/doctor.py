@@ -30,8 +30,8 @@ from tolsey.client.views import BuildView, CheckView, DoctorView, ProfileView
 from tolsey.errors import ConfigError, LocalViolation, TolseyError
 from tolsey.numerics import PROFILE, bench, build, library, selftest
 from tolsey.numerics.library import Library
+from tolsey.protocol.job import PINNED
 
-PINNED: Final = "pinned"
 GEMM_EDGE: Final = 256
 GEMM_ROUNDS: Final = 20
 LEAST_DISK_BYTES: Final = 5 << 30

@@ -63,7 +63,7 @@ def compile_replay(folder: Path, cc: str = "cc") -> Path:
 
 def _called(name: str, arguments: tuple[Any, ...], spans: list[Any], before: list[bytes]) -> bytes:
     parts = [_integers(len(name)), name.encode(), _integers(len(arguments))]
-    for word, given, span, held in zip(library.signature(name), arguments, spans, before, strict=True):
+    for word, given, span, held in zip(library.declared()[name], arguments, spans, before, strict=True):
         if span is not None:
             kind = 4 if given.dtype == numpy.float32 else 3
             parts += [_integers(kind, given.ctypes.data - span[0], len(held)), held, _memory(span)]

@@ -31,7 +31,7 @@ SLICES: Final = {"exact-int8/1": 2, "exact-int8x3/1": 3}
 MOST_TERMS: Final = 1 << 22
 
 for _name in products.KERNELS:
-    library.declare(f"{_name}_int8", " ".join(("i64", *library.signature(_name))))
+    library.declare(f"{_name}_int8", " ".join(("i64", *library.declared()[_name])))
 library.declare("tolsey_int8_exponents", "i64 i64 f32* i64 i64 i32*")
 library.declare("tolsey_int8_add_terms", "i64 i64 i64 i64  f32* i64 i64 i32*  f32* i64 i64 i32*  i64*")
 library.declare("tolsey_int8_round", "i64 i64 i64 i32* i32* i64* f32*")

@@ -26,6 +26,7 @@ import os
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import numpy
@@ -74,14 +75,9 @@ def declare(name: str, signature: str) -> None:
         raise LocalViolation(f"{name} is declared with {' '.join(_signatures[name])} and with {signature}")
 
 
-def signature(name: str) -> tuple[str, ...]:
-    """A declared kernel's arguments, as words."""
-    return _signatures[name]
-
-
-def declared() -> dict[str, tuple[str, ...]]:
-    """The words of each kernel's signature, for all that are known by now."""
-    return dict(_signatures)
+def declared() -> Mapping[str, tuple[str, ...]]:
+    """The words of each kernel's signature, for all that are known by now: a view, which is asked for each call."""
+    return MappingProxyType(_signatures)
 
 
 class Library:
