@@ -244,10 +244,14 @@ class Judge:
         return Ended(result=result, missing=wanted.blame(), trouble=trouble)
 
     async def _pause(self, pause_s: float, until: Callable[[], int]) -> None:
-        """Between two tries; over at once where a dispute has moved the end: who was silent may have begun to serve."""
-        before = until()
-        with trio.move_on_after(max(pause_s, PAUSE_FIRST_S)):
-            while until() == before:
+        """Between two tries, by blocks or by the machine, whichever is sooner.
+
+        Over at once where a dispute has moved the end: who was silent may have begun to serve.
+        """
+        pause_s = max(pause_s, PAUSE_FIRST_S)
+        before, over_ts = until(), self._clock.now_ts + pause_s
+        with trio.move_on_after(pause_s):
+            while until() == before and self._clock.now_ts < over_ts:
                 await self._clock.block()
 
     async def _cancel_when_up(self, until: Callable[[], int], scope: trio.CancelScope) -> None:

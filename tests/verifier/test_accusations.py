@@ -24,11 +24,6 @@ def state_of(market: PaperMarket, job: PaperJob) -> State:
     return market.world.job(job).state
 
 
-def events(market: PaperMarket, job: PaperJob, kind: type[ev.JobEvent]) -> list[ev.JobEvent]:
-    logs = market.world.gateway.logs(0, market.world.gateway.block_number())
-    return [log for log in logs if isinstance(log, kind) and log.job_id == job.job_id]
-
-
 def hide(market: PaperMarket) -> None:
     """Nobody serves a trace any more."""
     market.traces.clear()
@@ -51,11 +46,10 @@ async def challenged_although_answered(market: PaperMarket, job: PaperJob) -> ev
 
     def is_challenged() -> bool:
         answer(market, job)
-        return state_of(market, job) is State.CHALLENGED
+        return bool(market.challenges(job))
 
     await market.until(is_challenged, pass_s=1)
-    (challenge,) = events(market, job, ev.SegmentChallenged)
-    assert isinstance(challenge, ev.SegmentChallenged)
+    (challenge,) = market.challenges(job)
     return challenge
 
 
@@ -90,7 +84,7 @@ async def test_trace_hidden_from_everybody_and_opened_on_demand_is_challenged_as
         await market.until(lambda: state_of(market, job) is State.SLASHED, pass_s=1)
         votes = [vote.vote for running in (vera, *others) for vote in await running.records.all_votes()]
         assert votes == [Vote.UNAVAILABLE] * 3
-        tenths = len(events(market, job, ev.SegmentAnswered)) * market.world.gateway.params().challenge_bond // 10
+        tenths = len(market.events(job, ev.SegmentAnswered)) * market.world.gateway.params().challenge_bond // 10
         assert market.worth("wim") == before["wim"] + tenths - job.offer.bond
         assert market.worth("carol") >= before["carol"], "the client is made whole"
 
@@ -107,7 +101,7 @@ async def test_trace_served_after_the_demand_is_judged_and_nobody_accused_of_hid
         market.world.settle(job)
         await market.until_async(lambda: is_in(vera, "withheld", CLOSED))
         assert state_of(market, job) is State.COMPLETED
-        assert events(market, job, ev.SegmentChallenged) == []
+        assert market.challenges(job) == []
 
 
 async def test_lie_that_was_hidden_until_the_demand_is_found_after_it(market: PaperMarket) -> None:
@@ -117,8 +111,8 @@ async def test_lie_that_was_hidden_until_the_demand_is_found_after_it(market: Pa
         market.commit_and_draw(job)
         await demanded_and_answered(market, job)
         market.serve(job, paper_spec())
-        await market.until(lambda: state_of(market, job) is State.CHALLENGED)
-        assert market.world.gateway.dispute(job.job_id).segment == 2
+        await market.until(lambda: bool(market.challenges(job)))
+        assert market.challenges(job)[-1].segment == 2
         await market.until_async(lambda: is_in(vera, "mismatch", OPEN))
 
 
@@ -162,7 +156,7 @@ async def test_answer_to_anybody_elses_demand_serves_as_well(market: PaperMarket
         await market.until_async(lambda: is_in(vera, "withheld", QUEUED))
         challenge = await challenged_although_answered(market, job)
         assert challenge.segment == 3
-        assert len(events(market, job, ev.SegmentDemanded)) == 1, "what is open need not be paid for again"
+        assert len(market.events(job, ev.SegmentDemanded)) == 1, "what is open need not be paid for again"
 
 
 @pytest.mark.slow
@@ -178,11 +172,10 @@ async def test_window_whose_worker_served_the_panel_alone_is_looked_at_again(mar
             challenge = await challenged_although_answered(market, job)
             wrong = (challenge.segment + 1) % 4
             market.truth[job.roots[wrong]] = b"\x77" * 32
-            await market.until(lambda: state_of(market, job) is State.DRAWN, pass_s=1)
+            await market.until(lambda: bool(market.events(job, ev.ChallengeFailed)), pass_s=1)
             market.serve(job, paper_spec(), peer=market.peer("viktor"))
-            await market.until(lambda: state_of(market, job) is State.CHALLENGED, pass_s=1)
-            _, second = events(market, job, ev.SegmentChallenged)
-            assert isinstance(second, ev.SegmentChallenged)
+            await market.until(lambda: len(market.challenges(job)) == 2, pass_s=1)
+            _, second = market.challenges(job)
             assert (second.segment, second.claimed_root) == (wrong, b"\x77" * 32)
 
 
@@ -199,8 +192,8 @@ async def test_dispute_of_somebody_else_does_not_save_a_wrong_segment(market: Pa
         gate.set()
         await market.until_async(lambda: is_in(vera, "mismatch", QUEUED))
         answer(market, job)
-        await market.until(lambda: state_of(market, job) is State.CHALLENGED)
-        assert market.world.gateway.dispute(job.job_id).segment == 2
+        await market.until(lambda: bool(market.challenges(job)))
+        assert market.challenges(job)[-1].segment == 2
 
 
 # a bond that is not free yet
@@ -219,13 +212,13 @@ async def test_second_accusation_waits_for_the_bond_of_the_first(market: PaperMa
                            spec=paper_spec(segments=1, per_window=1)) for _ in range(2)]  # fmt: skip
         for job in jobs:
             market.commit_and_draw(job)
-        disputed = lambda: [job for job in jobs if state_of(market, job) is State.CHALLENGED]
+        disputed = lambda: [job for job in jobs if market.challenges(job)]
         await market.until(lambda: len(disputed()) == 1)
         (first,) = disputed()
         (second,) = (job for job in jobs if job is not first)
         await market.until_async(lambda: has_stage(vera, second, UNFUNDED))
         await market.until(lambda: state_of(market, first) is State.SLASHED, pass_s=1)
-        await market.until(lambda: state_of(market, second) is State.CHALLENGED)
+        await market.until(lambda: bool(market.challenges(second)))
         await market.until(lambda: state_of(market, second) is State.SLASHED, pass_s=1)
 
 
@@ -246,7 +239,7 @@ async def test_accusation_without_a_bond_survives_a_kill_and_is_brought_once_the
         bond = market.world.gateway.params().challenge_bond
         patron = market.world.as_("patron")
         market.world.send("patron", patron.action.mint(bond, market.world.account("vera")))
-        await market.until(lambda: state_of(market, job) is State.CHALLENGED)
+        await market.until(lambda: bool(market.challenges(job)))
         assert vera.bench.runs == [], "the evidence was on record"
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import sys
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -50,10 +51,13 @@ async def verdict_of(running: Running, job: PaperJob, window: int = 0) -> Verdic
 
 async def judged(market: PaperMarket, running: Running, job: PaperJob, window: int = 0) -> Verdict:
     """Lets time go by until the verifier has its finding."""
-    with trio.fail_after(60):
-        while (kind := await verdict_of(running, job, window)) is None:
-            market.world.pass_time(1)
-            await trio.sleep(0.02)
+
+    async def has_found() -> bool:
+        return await verdict_of(running, job, window) is not None
+
+    await market.until_async(has_found, pass_s=1)
+    kind = await verdict_of(running, job, window)
+    assert kind is not None
     return kind
 
 
@@ -83,7 +87,7 @@ async def test_hidden_window_before_keeps_nobody_from_this_one(market: PaperMark
         market.world.settle(job)
         del market.traces[market.peer("wim"), job.job_id, 0]
         market.commit_and_draw(job)
-        await market.until(lambda: state_of(market, job) is State.CHALLENGED)
+        await market.until(lambda: bool(market.challenges(job)))
         assert market.world.gateway.dispute(job.job_id).segment == 6
 
 
@@ -126,7 +130,7 @@ async def test_other_file_named_at_each_request_is_the_same_missing_checkpoint(m
 
         vera.peers.traces = Changing()  # type: ignore[assignment]
         market.commit_and_draw(job)
-        await market.until(lambda: state_of(market, job) is State.CHALLENGED, pass_s=1, within_s=60)
+        await market.until(lambda: bool(market.challenges(job)), pass_s=1)
         assert count > 3
         (item,) = await vera.records.all_evidence()
         assert item.charge == "unavailable"
@@ -201,11 +205,8 @@ async def test_panel_member_in_trouble_of_its_own_abstains(market: PaperMarket, 
         if trouble == "cut off":
             market.traces.clear()
         await disputed_by_a_liar(market, job)
-        with trio.fail_after(30):
-            while len(votes := await votes_of(running)) < 3:
-                market.world.pass_time(1)
-                await trio.sleep(0.05)
-        assert votes[:3] == [Vote.ABSTAIN] * 3
+        await market.until_async(partial(all_voted, running), pass_s=1)
+        assert (await votes_of(running))[:3] == [Vote.ABSTAIN] * 3
 
 
 async def test_panel_that_can_fetch_clears_whom_a_liar_called_unavailable(market: PaperMarket) -> None:
@@ -232,6 +233,10 @@ async def test_hidden_windows_keep_nobody_from_a_panel(market: PaperMarket) -> N
         await disputed_by_a_liar(market, job)
         await market.until_async(lambda: has_voted(vera))
         assert await verdict_of(vera, hidden) is None, "it still waits"
+
+
+async def all_voted(running: list[Running]) -> bool:
+    return len(await votes_of(running)) >= 3
 
 
 async def has_voted(running: Running) -> bool:

@@ -80,7 +80,7 @@ async def test_wrong_segment_is_challenged_and_the_worker_slashed_by_a_panel(mar
         job = market.job(wrong=2, verifier_count=1)
         before = {name: market.worth(name) for name in (*names, "carol", "wim")}
         market.commit_and_draw(job)
-        await market.until(lambda: state_of(market, job) is State.CHALLENGED)
+        await market.until(lambda: bool(market.challenges(job)))
         await market.until(lambda: state_of(market, job) is State.SLASHED, pass_s=1)
         (finder,) = [name for name in names if await accused(running[name])]
         assert running[finder].bench.runs.count(2) == 2, "never accused on the strength of one run"
@@ -122,7 +122,7 @@ async def test_slow_machine_abstains_in_time_and_challenges_the_lie_that_it_find
         await market.until(lambda: is_sealed(market, job, "vera"), pass_s=1)
         assert not await accused(vera)
         gate.set()
-        await market.until(lambda: state_of(market, job) is State.CHALLENGED)
+        await market.until(lambda: bool(market.challenges(job)))
         assert vera.bench.runs.count(2) == 2, "never accused on the strength of one run"
 
 
@@ -148,8 +148,8 @@ async def test_withheld_checkpoint_is_challenged_with_root_zero_and_the_panel_ca
         job = market.job(verifier_count=1)
         market.withhold(job, after_segment=1)  # where segment 2 starts
         market.commit_and_draw(job)
-        await market.until(lambda: state_of(market, job) is State.CHALLENGED, pass_s=1)
-        assert market.world.gateway.dispute(job.job_id).segment == 2
+        await market.until(lambda: bool(market.challenges(job)), pass_s=1)
+        assert market.challenges(job)[-1].segment == 2
         await market.until(lambda: state_of(market, job) is State.SLASHED, pass_s=1)
         votes = [vote.vote for r in running.values() for vote in await r.records.all_votes()]
         assert votes == [Vote.UNAVAILABLE] * 3
@@ -259,7 +259,7 @@ async def test_challenge_goes_on_after_a_kill(market: PaperMarket) -> None:
         async with market.verifier("vera") as vera:
             job = market.job(wrong=1, verifier_count=1)
             market.commit_and_draw(job)
-            await market.until(lambda: state_of(market, job) is State.CHALLENGED)
+            await market.until(lambda: bool(market.challenges(job)))
             assert await accused(vera)
         for name in ("viktor", "vasco", "valid"):
             await stack.enter_async_context(market.verifier(name))
@@ -346,7 +346,7 @@ async def test_false_accuser_loses_its_challenge_bond_and_the_worker_is_paid(mar
         bond = market.world.gateway.params().challenge_bond
         before = {name: market.worth(name) for name in ("liar", "wim")}
         market.commit_and_draw(job)
-        await market.until(lambda: state_of(market, job) is State.CHALLENGED)
+        await market.until(lambda: bool(market.challenges(job)))
         await market.until(lambda: state_of(market, job) is State.DRAWN, pass_s=1)
         assert market.worth("liar") <= before["liar"] - bond + FEE
         assert market.worth("wim") > before["wim"], "a share of the lost bond is the worker's"

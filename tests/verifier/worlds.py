@@ -7,14 +7,17 @@ challenging, voting, poking, records, outbox) is the shipped code.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import trio
+import trio.testing
 
+from tolsey.contracts import events as ev
 from tolsey.contracts.chain import Chain
 from tolsey.contracts.gateway import Gateway
 from tolsey.errors import CheckpointUnavailable, PeerUnreachable, StorageError
@@ -40,6 +43,7 @@ from tolsey.verifier.replay import Inputs, Replayed, ReplayFailed
 from tolsey.verifier.service import Parts
 from tolsey.verifier.serving import Traces
 
+E = TypeVar("E", bound=ev.JobEvent)
 CLOCKS = Clocks(
     commit_window_s=Seconds(600),
     reveal_window_s=Seconds(5),
@@ -206,6 +210,7 @@ class PaperMarket:
 
     Attributes:
         truth: the right root after each root, for the benches.
+        chains: of the verifiers that run.
     """
 
     def __init__(self, world: MarketWorld, folder: Path) -> None:
@@ -214,6 +219,7 @@ class PaperMarket:
         self.truth: dict[bytes, bytes] = {}
         self.traces: dict[tuple[str, JobId, int], bytes] = {}
         self.contents: dict[str, dict[ContentId, bytes]] = {}
+        self.chains: list[Chain] = []
 
     def job(
         self,
@@ -294,19 +300,37 @@ class PaperMarket:
         ) as running:
             yield running
 
-    async def until(self, condition: Callable[[], bool], *, pass_s: int = 0, within_s: float = 20) -> None:
-        """Returns once `condition` holds; lets `pass_s` of block time go by with each look."""
-        with trio.fail_after(within_s):
-            while not await trio.to_thread.run_sync(condition):
-                if pass_s:
-                    await trio.to_thread.run_sync(self.world.pass_time, pass_s)
-                await trio.sleep(0.05)
+    async def until(self, condition: Callable[[], bool], *, pass_s: int = 0, within_s: float = 60) -> None:
+        """Returns once `condition` holds; lets `pass_s` of block time go by each time that everybody waits."""
+        await self.until_async(partial(trio.to_thread.run_sync, condition), pass_s=pass_s, within_s=within_s)
 
-    async def until_async(self, condition: Callable[[], Any], *, within_s: float = 20) -> None:
+    async def until_async(
+        self, condition: Callable[[], Awaitable[bool]], *, pass_s: int = 0, within_s: float = 60
+    ) -> None:
         """As `until`, for a condition that asks a database."""
         with trio.fail_after(within_s):
-            while not await condition():  # noqa: ASYNC110  # the database tells nobody
+            while not await condition():
+                if pass_s and await self.is_settled():
+                    await trio.to_thread.run_sync(self.world.pass_time, pass_s)
                 await trio.sleep(0.03)
+
+    async def is_settled(self) -> bool:
+        """Whether all have heard of the newest block and wait: for a block, for this test, or out a pause.
+
+        Block time that went by earlier would make of each deadline a question of how busy this machine is.
+        """
+        await trio.testing.wait_all_tasks_blocked()
+        head = self.world.gateway.block_number()
+        return trio.testing.active_thread_count() == 0 and all(chain.follower.told == head for chain in self.chains)
+
+    def challenges(self, job: PaperJob) -> list[ev.SegmentChallenged]:
+        """Every challenge of the job so far; the dispute may be over when a test comes to look for it."""
+        return self.events(job, ev.SegmentChallenged)
+
+    def events(self, job: PaperJob, kind: type[E]) -> list[E]:
+        """The job's events of a kind, from the log."""
+        logs = self.world.gateway.logs(0, self.world.gateway.block_number())
+        return [log for log in logs if isinstance(log, kind) and log.job_id == job.job_id]
 
     def peer(self, name: str) -> str:
         """The actor's peer id."""
@@ -347,8 +371,8 @@ async def run_verifier(
     folder = market.folder / name
     database = Database.open(folder / "verifier.sqlite")
     blobs = BlobStore(folder / "blobs", quota_bytes=1 << 24)
+    chain = Chain(gateway, database, poll_s=0.02)
     try:
-        chain = Chain(gateway, database, poll_s=0.02)
         account = gateway.wallet.account
         post = Post(chain, account, watch_all=watch_all)
         clock, records, traces = Clock(chain, gateway.now_ts()), Records(database), Traces()
@@ -367,8 +391,10 @@ async def run_verifier(
             await nursery.start(post.run, tools, parts.makers)
             await nursery.start(chain.serve)
             await nursery.start(Poker(chain, clock, lambda: post.watcher).run)
+            market.chains.append(chain)
             yield Running(post, records, tools, peers, bench, traces)
             nursery.cancel_scope.cancel()
     finally:
+        market.chains = [running for running in market.chains if running is not chain]
         blobs.close()
         database.close()
