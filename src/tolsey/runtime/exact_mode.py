@@ -26,6 +26,7 @@ from typing import Any, Final
 
 import numpy
 import torch
+from torch.backends import opt_einsum  # torch 2.8 does not import it by itself
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode, _pop_mode_temporarily
 
@@ -408,7 +409,7 @@ def _switches() -> Iterator[bool]:
     nothing can take back, PyTorch's part is computed by the calling thread alone: gives whether that is so.
     """
     threads, fast_path = torch.get_num_threads(), torch.backends.mha.get_fastpath_enabled()
-    onednn, einsum = torch._C._get_mkldnn_enabled(), torch.backends.opt_einsum.enabled
+    onednn, einsum = torch._C._get_mkldnn_enabled(), opt_einsum.enabled
     with ExitStack() as stack:
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         if "torch._dynamo" in sys.modules:
@@ -422,7 +423,7 @@ def _switches() -> Iterator[bool]:
 def _set_switches(fast_path: bool, onednn: bool, einsum: bool, threads: int) -> None:
     torch.backends.mha.set_fastpath_enabled(fast_path)
     torch._C._set_mkldnn_enabled(onednn)  # the public context manager sets other flags besides
-    torch.backends.opt_einsum.enabled = einsum
+    opt_einsum.enabled = einsum
     torch.set_num_threads(threads)
 
 
