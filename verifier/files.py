@@ -70,6 +70,11 @@ class Wanted:
         self._refusals.pop(self._last, None)
         self.what = None
 
+    def own_trouble(self) -> None:
+        """What was asked for last came, and this machine could not keep it: as if it had not been asked for."""
+        self._since_s.pop(self._last, None)
+        self.got()
+
     def refused(self, reason: str) -> None:
         """What was asked for last is not to be had now, or proved to be something else."""
         self.ask(self._last)

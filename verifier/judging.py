@@ -237,7 +237,7 @@ class Judge:
                 except NoRoomHere as error:
                     _log.warning("%s; trying on", error.message)
                     trouble = error.message
-                    wanted.got()
+                    wanted.own_trouble()
                 await self._pause(min(pause_s, PAUSE_SHARE * self._clock.left_s(until())), until)
                 pause_s = min(PAUSE_MOST_S, 2 * pause_s)
             nursery.cancel_scope.cancel()

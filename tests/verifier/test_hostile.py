@@ -374,3 +374,16 @@ def test_what_is_wrong_each_time_anew_was_missing_all_along() -> None:
         wanted.got()
         wanted.refused("not the committed state")
     assert wanted.blame() == "not the committed state"
+
+
+def test_what_finds_no_room_here_is_nobodys_guilt_even_while_it_is_on_its_way_again() -> None:
+    time = Time()
+    wanted = Wanted(time)
+    for now_s in range(0, 100, 10):
+        time.now_s = now_s
+        wanted.ask("content 73f0066a829ffc99")
+        time.now_s += 1
+        wanted.own_trouble()
+    wanted.ask("content 73f0066a829ffc99")
+    time.now_s += 1
+    assert wanted.blame() is None
