@@ -49,6 +49,12 @@ def cases() -> Iterator[Case]:
         yield case("convolution", slices, x, weight, **bent)
         yield case("convolution_backward_input", slices, gradient, weight, **bent, size=[5, 6])
         yield case("convolution_backward_weight", slices, gradient, x, **bent, kernel=[2, 3])
+        deep = {"stride": [1], "padding": [1], "dilation": [1], "groups": 2}  # one channel of each group
+        x, weight, gradient = (
+            some("ordinary", size, seed) for seed, size in enumerate([(1, 2, 7), (2, 1, 3), (1, 2, 7)])
+        )
+        yield case("convolution", slices, x, weight, **deep)
+        yield case("convolution_backward_input", slices, gradient, weight, **deep, size=[7])
     for kind in ("ordinary", "wide", "any bits"):
         yield case("exact_sum", 0, *(some(kind, (12,), seed) for seed in range(7)))
 

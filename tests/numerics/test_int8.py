@@ -168,6 +168,7 @@ GEOMETRIES = [
     dict(x=(2, 4, 13, 12), w=(6, 2, 3, 2), stride=[2, 3], padding=[2, 0], dilation=[2, 1], groups=2),
     dict(x=(1, 3, 20, 40), w=(18, 3, 1, 5), stride=[1, 1], padding=[0, 2], dilation=[1, 1], groups=1),
     dict(x=(2, 2, 5, 4, 6), w=(3, 2, 2, 3, 2), stride=[1, 2, 1], padding=[1, 1, 0], dilation=[1, 1, 2], groups=1),
+    dict(x=(2, 3, 6, 7), w=(3, 1, 3, 3), stride=[1, 1], padding=[1, 1], dilation=[1, 1], groups=3),
 ]
 
 
