@@ -118,7 +118,7 @@ def _serve(request: dict[str, Any], tell: Tell) -> None:
     job = _load(request, spec)
     if spec.profile != PINNED:
         exact.require(torch.device(device), spec.profile)
-        exact.check(job.admitted.program)
+        exact.check(job.admitted.program, spec.profile)
     if request["kind"] == "init":
         _ready(tell, device, job.admitted)
         _init(request, job, tell)
