@@ -2,7 +2,7 @@
 
 1. who is here: Python, PyTorch, a compiler, the CPU;
 2. each build of the exact kernels: there or compiled now, held to the vectors on one thread and on all, timed;
-3. profiles: exact-fp32/1 where a build is sound, pinned where PyTorch is there, each with a training step's time;
+3. profiles: the exact ones where a build is sound, pinned where PyTorch is there, each with a training step's time;
 4. what a node needs besides: a clock that is set, room on the disk, memory.
 
 It needs no market, no wallet and no torch, and changes nothing but the cache of compiled kernels. It tells what it
@@ -28,9 +28,9 @@ import trio
 from tolsey import __version__
 from tolsey.client.views import BuildView, CheckView, DoctorView, ProfileView
 from tolsey.errors import ConfigError, LocalViolation, TolseyError
-from tolsey.numerics import PROFILE, bench, build, library, selftest
+from tolsey.numerics import bench, build, library, selftest
 from tolsey.numerics.library import Library
-from tolsey.protocol.job import PINNED
+from tolsey.protocol.job import EXACT_CLASSES, PINNED
 
 GEMM_EDGE: Final = 256
 GEMM_ROUNDS: Final = 20
@@ -138,31 +138,36 @@ def _gemm_rate(lib: Library, threads: int) -> float:
 
 
 def _profiles(builds: tuple[BuildView, ...], speed: bool) -> tuple[ProfileView, ...]:
-    exact, pinned = _exact(builds), _pinned()
-    able = [one.name for one in (exact, pinned) if one.runs]
-    if not speed or not exact.runs:
-        return exact, pinned
+    found = (*_exact(builds), _pinned())
+    able = [one.name for one in found if one.runs]
+    if not speed or not found[0].runs:
+        return found
     from tolsey.client.examples.byte_gpt import job  # noqa: PLC0415  # they load torch
     from tolsey.runtime.step_speed import step_seconds  # noqa: PLC0415
 
     with tempfile.TemporaryDirectory() as folder:
         taken = step_seconds(job, Path(folder), able)
-    return tuple(dataclasses.replace(one, step_s=taken.get(one.name)) for one in (exact, pinned))
+    return tuple(dataclasses.replace(one, step_s=taken.get(one.name)) for one in found)
 
 
-def _exact(builds: tuple[BuildView, ...]) -> ProfileView:
+def _exact(builds: tuple[BuildView, ...]) -> tuple[ProfileView, ...]:
+    """All or none of them: a build that is wrong in one is not to be trusted with another."""
+    runs, note = _exact_runs(builds)
+    return tuple(ProfileView(name=name, runs=runs, note=note, class_id=None, step_s=None) for name in EXACT_CLASSES)
+
+
+def _exact_runs(builds: tuple[BuildView, ...]) -> tuple[bool, str]:
     sound = [one.isa for one in builds if one.runs]
     try:
         chosen = library.current().isa
     except (ConfigError, LocalViolation) as error:
-        return ProfileView(name=PROFILE, runs=False, note=error.message.splitlines()[0], class_id=None, step_s=None)
+        return False, error.message.splitlines()[0]
     note = f"same bits on every machine; the {chosen} build computes"
     if chosen not in sound:
         note = f"the {chosen} build would compute, and gives wrong bits"
     elif _torch_version() is None:
         note += "; training and replay need torch: pip install 'tolsey[torch]'"
-    runs = chosen in sound and _torch_version() is not None
-    return ProfileView(name=PROFILE, runs=runs, note=note, class_id=None, step_s=None)
+    return chosen in sound and _torch_version() is not None, note
 
 
 def _pinned() -> ProfileView:

@@ -15,7 +15,7 @@ from typing import Any
 from tolsey.contracts.abi import interface
 from tolsey.contracts.actions import Action, Actions
 from tolsey.contracts.blocks import Blocks, Header
-from tolsey.contracts.events import Claim, Event, Ruling, to_claim
+from tolsey.contracts.events import Claim, Event, Ruling, VerifierRegistered, to_claim
 from tolsey.contracts.network_file import NetworkFile
 from tolsey.contracts.reverts import Phase, from_revert_data
 from tolsey.contracts.rpc import Rpc, RpcRefused
@@ -274,6 +274,13 @@ class Gateway:
     def verifier(self, class_id: ClassId, who: Account) -> Registration | None:
         """The verifier's registration in that class, or None for a stranger."""
         return _registration(who, self._market("verifier", class_id, who))
+
+    def joined(self, who: Account) -> dict[ClassId, Registration]:
+        """The verifier's registration in each class that it has one in, oldest first; reads the log from its start."""
+        events = self.logs(self.network.deployed_block, self.block_number())
+        classes = dict.fromkeys(e.class_id for e in events if isinstance(e, VerifierRegistered) and e.account == who)
+        found = {class_id: self.verifier(class_id, who) for class_id in classes}
+        return {class_id: place for class_id, place in found.items() if place is not None}
 
     def pool(self, class_id: ClassId) -> list[Account]:
         """The class pool: place i holds the verifier of id i, NOBODY where the place is empty."""

@@ -17,7 +17,6 @@ from eth_utils.address import is_checksum_formatted_address, to_checksum_address
 
 from tolsey.contracts.actions import Action
 from tolsey.contracts.amounts import dollars
-from tolsey.contracts.events import VerifierRegistered
 from tolsey.contracts.gateway import Gateway
 from tolsey.contracts.network_file import NetworkFile
 from tolsey.contracts.sender import Sender
@@ -125,12 +124,9 @@ class Purse:
             if (found := gateway.worker(account)) is not None:
                 yield found, gateway.action.request_worker_exit(), gateway.action.withdraw_worker_bond()
             return
-        events = gateway.logs(gateway.network.deployed_block, gateway.block_number())
-        joined = [e.class_id for e in events if isinstance(e, VerifierRegistered) and e.account == account]
-        for class_id in dict.fromkeys(joined):
-            if (found := gateway.verifier(class_id, account)) is not None:
-                leave = gateway.action.request_verifier_exit(class_id, self._keys.verifier_secret)
-                yield found, leave, gateway.action.withdraw_verifier_bond(class_id)
+        for class_id, found in gateway.joined(account).items():
+            leave = gateway.action.request_verifier_exit(class_id, self._keys.verifier_secret)
+            yield found, leave, gateway.action.withdraw_verifier_bond(class_id)
 
     def _send(self, action: Action) -> None:
         Sender(self._gateway, None).send_now(action)

@@ -44,12 +44,12 @@ class ChildBench:
 
     @classmethod
     async def measured(
-        cls, folder: Path, *, profile: str, device: str, memory_bytes: int, max_segment_s: int
+        cls, folder: Path, *, profile: str | None, device: str, memory_bytes: int, max_segment_s: int
     ) -> ChildBench:
         """A bench of the class and the profiles that the child measures.
 
         Raises:
-            ConfigError: `profile` is not among them; says why, and what to do about it.
+            ConfigError: `profile` is named and not among them; says why, and what to do about it.
         """
         await trio.Path(folder).mkdir(parents=True, exist_ok=True)
         ready = await class_of(device)

@@ -54,8 +54,10 @@ def start(
     listen: str = LISTEN,
     announce: list[str] = ANNOUNCE,
     bootstrap: list[str] = BOOTSTRAP,
-    profile: str = typer.Option(
-        EXACT_FP32, help=f"Numerics profile to be drawn for, of {', '.join(PROFILES)}; each has a bond of its own."
+    profile: str | None = typer.Option(
+        None,
+        help=f"Numerics profile to be drawn for, of {', '.join(PROFILES)}; each has a bond of its own. Else the one "
+        f"that was joined before, {EXACT_FP32} at first.",
     ),
     device: str = typer.Option("cpu", help="cpu, cuda or cuda:N."),
     memory: str = typer.Option("4GiB", help="Memory for one replay."),

@@ -22,8 +22,9 @@ class VerifierConfig:
         network: a network file. home: everything the verifier keeps; one running verifier per home.
         listen: multiaddr to accept peers on. announce: multiaddrs to tell others instead (behind a NAT).
         bootstrap: multiaddrs of peers to meet first; empty takes the network file's.
-        profile: numerics profile whose jobs it is drawn for; each has pools of its own, with a bond each. Jobs of the
-            default can be judged on any machine.
+        profile: numerics profile whose jobs it is drawn for; each has pools of its own, with a bond each. None: that of
+            the pool which the account has joined; a new one joins that of exact-fp32/1, whose jobs can be judged on
+            any machine.
         device: where torch runs, "cpu" or "cuda". memory_bytes: for one replay; programs that need more are refused.
         watch_all: also replay samples of windows it was not drawn for: unpaid, but a fault found there earns the
             finder's share.
@@ -41,7 +42,7 @@ class VerifierConfig:
     listen: str = "/ip4/127.0.0.1/tcp/0"
     announce: tuple[str, ...] = ()
     bootstrap: tuple[str, ...] = ()
-    profile: str = EXACT_FP32
+    profile: str | None = None
     device: str = "cpu"
     memory_bytes: int = 4 << 30
     watch_all: bool = False
@@ -58,7 +59,7 @@ class VerifierConfig:
         _within("--max-segment (seconds)", self.max_segment_s, 1, 30 * 86_400)
         _within("--max-duties", self.max_duties, 1, 1024)
         _within("--disk-quota (bytes)", self.disk_quota_bytes, 1 << 20, 1 << 50)
-        if self.profile not in PROFILES:
+        if self.profile is not None and self.profile not in PROFILES:
             raise ConfigError(
                 f"--profile is {self.profile!r}; it is one of {', '.join(PROFILES)}", fix=f"--profile {EXACT_FP32}"
             )

@@ -15,6 +15,7 @@ from tolsey.contracts.wallet import Keystore
 from tolsey.errors import ConfigError, InsufficientFunds
 from tolsey.network.identity import Identity
 from tolsey.protocol.encoding import TAG_SEAL, keccak256, tag
+from tolsey.protocol.job import EXACT_CLASSES, EXACT_FP32, PINNED, profile_of_class
 from tolsey.protocol.units import Account, ClassId, PeerId, TokenUnits
 from tolsey.verifier.config import VerifierConfig
 
@@ -28,12 +29,23 @@ CHALLENGES = 2
 _log = logging.getLogger(__name__)
 
 
+async def profile_of(chain: Chain, account: Account, config: VerifierConfig) -> str:
+    """The profile to be drawn for: the one that is asked for, else that of a pool which the account has joined, so that
+    no start binds a second bond unasked; exact-fp32/1 where it has joined none."""
+    if config.profile is not None:
+        return config.profile
+    for profile, class_id in EXACT_CLASSES.items():
+        if await chain.run(chain.gateway.verifier, class_id, account) is not None:
+            return profile
+    return PINNED if await chain.run(chain.gateway.joined, account) else EXACT_FP32
+
+
 async def enrol(chain: Chain, keys: Keystore, class_id: ClassId, config: VerifierConfig) -> None:
     """Leaves the wallet's account funded and in the pool of `class_id`, tied to this home's peer id and secret.
 
     Raises:
         InsufficientFunds: money is missing and no faucet may give it; says how much and where to.
-        ConfigError: the registration is leaving, or was made with another secret.
+        ConfigError: the registration is leaving, or was made with another secret, or by a machine of another class.
     """
     account, gateway = keys.wallet.account, chain.gateway
     registration = await chain.run(gateway.verifier, class_id, account)
@@ -50,6 +62,8 @@ async def enrol(chain: Chain, keys: Keystore, class_id: ClassId, config: Verifie
             f"the keys of this home give {secret_hash.hex()[:16]}",
             fix="restore the keys of the time of registration, or start with a new --home",
         )
+    if registration is None and profile_of_class(class_id) == PINNED:
+        await _refuse_two_machines(chain, account, class_id)
     bond = params.verifier_bond if registration is None else 0
     await fund(chain, account, config, bond + CHALLENGES * params.challenge_bond, needed=bond)
     if registration is None:
@@ -59,6 +73,18 @@ async def enrol(chain: Chain, keys: Keystore, class_id: ClassId, config: Verifie
         action = gateway.action.register_verifier(class_id, secret_hash, peer_id, signature)
         await chain.run(chain.sender.send_now, action)
         _log.info("registered %s as verifier of class %s, peer %s", account, class_id.hex()[:16], peer_id)
+
+
+async def _refuse_two_machines(chain: Chain, account: Account, class_id: ClassId) -> None:
+    """Raises ConfigError where the account has bound a bond for `pinned` jobs of machines that this one is not."""
+    joined = await chain.run(chain.gateway.joined, account)
+    before = [known.hex()[:16] for known in joined if profile_of_class(known) == PINNED]
+    if before:
+        raise ConfigError(
+            f"verifier {account} is registered for pinned jobs of class {', '.join(before)}, this machine is of class "
+            f"{class_id.hex()[:16]}: PyTorch or the CPU is another one, and a second bond would be bound",
+            fix="start it where it was registered, or tolsey verifier leave and start with a new --home",
+        )
 
 
 async def fund(chain: Chain, account: Account, config: VerifierConfig, wished: int, *, needed: int) -> None:

@@ -43,7 +43,7 @@ from tolsey.verifier.bench import ChildBench
 from tolsey.verifier.clock import Clock
 from tolsey.verifier.config import VerifierConfig
 from tolsey.verifier.duty import Tools, Turns
-from tolsey.verifier.enrolment import enrol
+from tolsey.verifier.enrolment import enrol, profile_of
 from tolsey.verifier.fetch import Fetcher, NetworkPeers, unpin_stale
 from tolsey.verifier.judging import Judge
 from tolsey.verifier.pokes import Poker
@@ -126,10 +126,11 @@ async def run(
         account, identity = keys.wallet.account, Identity(keys.peer_key)
 
         # measure
-        bench = await parts.bench(config)
+        profile = await profile_of(chain, account, config)
+        bench = await parts.bench(dataclasses.replace(config, profile=profile))
 
         # enrol
-        class_id = class_of_profile(config.profile) or bench.class_id
+        class_id = class_of_profile(profile) or bench.class_id
         await enrol(chain, keys, class_id, config)
 
         # meet
@@ -178,7 +179,7 @@ async def run(
                 account=account,
                 peer_id=PeerId(identity.peer_id),
                 addrs=tuple(host.addrs),
-                profile=config.profile,
+                profile=profile,
                 class_id=class_id,
             )
             nursery.start_soon(tell, config, _facts(ready, bench), records, post, host)

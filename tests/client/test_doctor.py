@@ -18,8 +18,9 @@ from typer.testing import CliRunner
 from tolsey.client import cli, doctor, render
 from tolsey.client.views import ProfileView
 from tolsey.errors import ConfigError, LocalViolation
-from tolsey.numerics import PROFILE, bench, build, elementwise, library, selftest
+from tolsey.numerics import bench, build, elementwise, int8, library, selftest
 from tolsey.numerics.library import Library
+from tolsey.protocol.job import EXACT_CLASSES, PROFILES
 
 FLOAT = numpy.float32
 NO_TORCH = """
@@ -46,6 +47,7 @@ def started(program: str, *words: str, **environment: str) -> subprocess.Complet
     )  # fmt: skip
 
 
+CONVOLUTIONS = "convolution", "convolution_backward"
 NO_CLASS = ProfileView(name="pinned", runs=False, note="not asked", class_id=None, step_s=None)
 
 
@@ -57,15 +59,15 @@ def only_fastest(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     yield name
 
 
-def test_doctor_proves_every_build_and_names_both_profiles() -> None:
+def test_doctor_proves_every_build_and_names_every_profile() -> None:
     done = typed("doctor", "--quick", "--json")
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
     assert [one["isa"] for one in found["builds"] if one["runs"]] == list(build.runnable())
     least = sum(len(selftest.cases(family)) for family in selftest.FAMILIES) - 20
     assert all(one["cases"] >= least and one["failed"] == [] for one in found["builds"] if one["runs"])
-    exact, pinned = found["profiles"]
-    assert (exact["name"], exact["runs"], exact["class_id"]) == (PROFILE, True, None)
+    *exact, pinned = found["profiles"]
+    assert [(one["name"], one["runs"], one["class_id"]) for one in exact] == [(p, True, None) for p in EXACT_CLASSES]
     assert (pinned["name"], pinned["runs"], len(pinned["class_id"])) == ("pinned", True, 64)
     assert {check["name"] for check in found["checks"]} == {"clock", "disk", "memory"}
 
@@ -86,7 +88,7 @@ def test_doctor_without_torch_tests_the_kernels_and_says_what_is_missing() -> No
     found = json.loads(done.stdout)
     assert found["torch"] is None
     assert all(one["cases"] for one in found["builds"] if one["runs"])
-    assert [one["runs"] for one in found["profiles"]] == [False, False]
+    assert [one["runs"] for one in found["profiles"]] == [False] * len(PROFILES)
     assert all("pip install 'tolsey[torch]'" in one["note"] for one in found["profiles"])
 
 
@@ -109,6 +111,20 @@ def test_doctor_wrong_bit_is_shown_and_ends_badly(only_fastest: str, monkeypatch
     assert isinstance(done.exception, LocalViolation)
     assert "kernels give wrong bits: functions: tanh, large: tanh" in done.exception.message
     assert cli.report(done.exception) == 70
+
+
+def test_doctor_wrong_bit_of_whole_numbers_is_shown_as_one_of_the_chain_is(
+    only_fastest: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Products of fewer slices than the profile says: all else of the build is right."""
+    right = int8.kernels
+    monkeypatch.setattr(int8, "kernels", lambda lib, slices: right(lib, 2))
+    monkeypatch.setattr(doctor, "_pinned", lambda: NO_CLASS)
+    view = doctor.examine(Path("/"), speed=False)
+    assert view.builds[0].failed == tuple(f"int8: {op}" for op in ("mm", "addmm", "bmm", *CONVOLUTIONS))
+    assert not any(one.runs for one in view.profiles)
+    with pytest.raises(LocalViolation, match="kernels give wrong bits: int8: mm"):
+        doctor.verdict(view)
 
 
 def test_doctor_build_that_rounds_otherwise_is_wrong_though_others_are_sound(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -122,33 +122,31 @@ class ScriptedClient:
         await trio.to_thread.run_sync(self.world.send, "carol", action)
         return reply.offer, job_id
 
-    async def reveal_until_final(self, offer: Offer, job_id: JobId, *, jump: bool = True) -> State:
+    async def reveal_until_final(self, offer: Offer, job_id: JobId) -> State:
         """Draws each committed window; jumps over the waiting times of a chain whose clock obeys."""
-        while True:
-            view = await trio.to_thread.run_sync(self.world.gateway.job, job_id)
-            if view.state in FINAL:
-                return view.state
-            if view.state is State.COMMITTED:
-                action = self.world.as_("carol").action.draw(offer, self.secrets[view.window])
-                await trio.to_thread.run_sync(self.world.send, "carol", action)
-            if view.state is State.DRAWN and jump:
+        while (view := await self._look_and_draw(offer, job_id)).state not in FINAL:
+            if view.state is State.DRAWN:
                 await trio.to_thread.run_sync(self.world.pass_until, view.deadline)
             await trio.sleep(0.1)
+        return view.state
 
     async def judged_until_final(self, offer: Offer, job_id: JobId) -> State:
         """Draws each committed window; jumps over waiting once the drawn verifiers, or a panel, have done theirs."""
-        while True:
-            view = await trio.to_thread.run_sync(self.world.gateway.job, job_id)
-            if view.state in FINAL:
-                return view.state
-            if view.state is State.COMMITTED:
-                action = self.world.as_("carol").action.draw(offer, self.secrets[view.window])
-                await trio.to_thread.run_sync(self.world.send, "carol", action)
+        while (view := await self._look_and_draw(offer, job_id)).state not in FINAL:
             if view.state is State.CHALLENGED:
                 await trio.to_thread.run_sync(self._jump_over_votes, job_id)
             if view.state is State.DRAWN:
                 await trio.to_thread.run_sync(self._jump_over_verdicts, offer, job_id, view)
             await trio.sleep(0.2)
+        return view.state
+
+    async def _look_and_draw(self, offer: Offer, job_id: JobId) -> JobView:
+        """How the job stands; a window that is committed is drawn after the look."""
+        view = await trio.to_thread.run_sync(self.world.gateway.job, job_id)
+        if view.state is State.COMMITTED:
+            action = self.world.as_("carol").action.draw(offer, self.secrets[view.window])
+            await trio.to_thread.run_sync(self.world.send, "carol", action)
+        return view
 
     def _jump_over_verdicts(self, offer: Offer, job_id: JobId, view: JobView) -> None:
         gateway = self.world.gateway

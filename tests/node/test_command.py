@@ -100,6 +100,8 @@ def test_start_status_stop_and_start_again(tmp_path: Path) -> None:
 
         with cli.started() as (process, again):
             assert (again["account"], again["peer_id"]) == (ready["account"], ready["peer_id"])
+            assert world.gateway.worker(ready["account"]) == registration, "no second bond"
+            assert world.gateway.account(ready["account"])[1] == registration.bond
             process.send_signal(signal.SIGINT)
             assert process.wait(END_S) == 0
 

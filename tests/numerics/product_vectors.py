@@ -128,20 +128,24 @@ def expected(given: Case) -> list[Any]:
 
 
 class SlowDirections:
-    """selftest.Directions by the slow twin."""
+    """selftest.Directions by a slow twin: that of the chain, or another with the same functions and more options."""
+
+    def __init__(self, twin: Any = products, **options: Any) -> None:
+        self._twin, self._options = twin, options
 
     def forward(self, shape: Geometry, x: F32, weight: F32, bias: F32 | None) -> F32:
-        return products.convolution(x, weight, bias, shape.stride, shape.padding, shape.dilation, shape.groups)
+        return self._asked("convolution", shape, x, weight, bias)
 
     def backward_input(self, shape: Geometry, grad: F32, weight: F32, bias: F32 | None) -> F32:
-        return products.convolution_backward_input(
-            grad, weight, bias, shape.size, shape.stride, shape.padding, shape.dilation, shape.groups
-        )
+        return self._asked("convolution_backward_input", shape, grad, weight, bias, shape.size)
 
     def backward_weight(self, shape: Geometry, grad: F32, x: F32) -> F32:
-        return products.convolution_backward_weight(
-            grad, x, shape.kernel, shape.stride, shape.padding, shape.dilation, shape.groups
-        )
+        return self._asked("convolution_backward_weight", shape, grad, x, shape.kernel)
+
+    def _asked(self, name: str, shape: Geometry, *given: Any) -> F32:
+        settings = shape.stride, shape.padding, shape.dilation, shape.groups
+        found: F32 = getattr(self._twin, name)(*given, *settings, **self._options)
+        return found
 
     def total(self, grad: F32) -> F32:
         return reductions.sum(grad, [d for d in range(grad.ndim) if d != 1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from functools import cache
 from itertools import combinations, pairwise
+from itertools import product as every
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,7 @@ GEOMETRIES = [
     dict(x=(2, 4, 13, 12), w=(6, 2, 3, 2), stride=[2, 3], padding=[2, 0], dilation=[2, 1], groups=2),
     dict(x=(1, 3, 20, 40), w=(18, 3, 1, 5), stride=[1, 1], padding=[0, 2], dilation=[1, 1], groups=1),
     dict(x=(2, 2, 5, 4, 6), w=(3, 2, 2, 3, 2), stride=[1, 2, 1], padding=[1, 1, 0], dilation=[1, 1, 2], groups=1),
+    dict(x=(2, 3, 6, 7), w=(3, 1, 3, 3), stride=[1, 1], padding=[1, 1], dilation=[1, 1], groups=3),
 ]
 
 
@@ -334,6 +336,34 @@ def test_boundaries_crossed_many_times_and_a_cpu_without_vnni_change_nothing(
             found = products.convolution_backward_weight(whole, shape_, given["gradient"], given["x"])
             assert_same_bits(found, expected_["weight"])
     lib.threads = 1
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_terms_of_a_convolution_are_counted_as_the_kernel_counts_them(
+    groups: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a bound of 8 terms the kernel refuses those directions in which a geometry says that it has more."""
+    bound = ("#define MOST_DEPTH ((int64_t)1 << 22)", "#define MOST_DEPTH 8")
+    whole = int8.kernels(changed(build.runnable()[0], [bound], tmp_path, monkeypatch), 2)
+    seen = set()
+    for channels, kernel, stride, dilation, out in every((1, 2, 3), (1, 4, 5), (1, 2, 3), (1, 2, 3), (1, 9)):
+        size = (out - 1) * stride + dilation * (kernel - 1) + 1 + 2
+        x, weight = (1, groups * channels, max(size, stride)), (groups * channels, channels, kernel)
+        shape = Geometry.of(x, weight, stride=[stride], padding=[0], dilation=[dilation], groups=groups)
+        numbers = draw("unit", x, 1), draw("unit", weight, 2), draw("unit", shape.output_shape, 3)
+        for direction, terms in enumerate(shape.terms):
+            assert is_refused(whole, shape, direction, *numbers) == (terms > 8), (shape, direction)
+            seen.add((direction, terms > 8))
+    assert len(seen) == 6, "both answers in all directions"
+
+
+def is_refused(lib: Library, shape: Geometry, direction: int, x: F32, weight: F32, gradient: F32) -> bool:
+    calls = products.convolution, products.convolution_backward_input, products.convolution_backward_weight
+    try:
+        calls[direction](lib, shape, *((x, weight), (gradient, weight), (gradient, x))[direction])
+    except ValueError:
+        return True
+    return False
 
 
 MUTATIONS = {

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from tolsey.errors import RemoteViolation
+from tolsey.numerics import int8
 from tolsey.protocol.encoding import canonical_json
+from tolsey.protocol.job import EXACT_FP32, EXACT_INT8, PINNED
 from tolsey.runtime import admission, graph
 from tolsey.runtime.ops import float_hex
 
@@ -60,8 +62,8 @@ def minimal() -> dict[str, Any]:
     }
 
 
-def admit(program: dict[str, Any], memory_bytes: int = 1 << 20) -> admission.Admitted:
-    return admission.admit_bytes(canonical_json(program), memory_bytes=memory_bytes)
+def admit(program: dict[str, Any], memory_bytes: int = 1 << 20, profile: str = PINNED) -> admission.Admitted:
+    return admission.admit_bytes(canonical_json(program), memory_bytes=memory_bytes, profile=profile)
 
 
 def node(program: dict[str, Any], place: int = 0) -> Any:
@@ -159,6 +161,18 @@ def test_admit_many_small_values_alive_together_refused() -> None:
     with pytest.raises(RemoteViolation, match="needs about"):
         admit(program, memory_bytes=4 << 20)
     assert admit(program, memory_bytes=5 << 20).peak_bytes > 4 << 20
+
+
+def test_admit_counts_what_micro_batches_are_added_up_in() -> None:
+    program = minimal()
+    one = admit(program).peak_bytes
+    assert admit(program, profile=EXACT_FP32).peak_bytes == one
+    assert admit(program, memory_bytes=1 << 30, profile=EXACT_INT8).peak_bytes == one + int8.SCRATCH_BYTES
+    program["micro_batches"] = 8  # each place of the one parameter: 8 gradients, a result, and words to round it
+    summed = one + int8.SCRATCH_BYTES + 4 * (8 * 4 + 4 + 64 + 4)
+    assert admit(program, memory_bytes=1 << 30, profile=EXACT_INT8).peak_bytes == summed
+    with pytest.raises(RemoteViolation, match=f"needs about {summed} bytes of memory, allowed are {summed - 1}"):
+        admit(program, memory_bytes=summed - 1, profile=EXACT_INT8)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -276,6 +277,65 @@ def test_capture_what_the_exact_profile_has_no_rule_for_names_operation_and_line
     assert "test_capture.py:" in caught.value.message and source in caught.value.message
     assert caught.value.fix is not None and 'profile = "pinned"' in caught.value.fix
     assert run(linear_job(model, profile="pinned")).program.grad.nodes
+
+
+class Long(nn.Module):
+    """A layer of few inputs and outputs, after a factor that wants a gradient too."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer, self.factor = layer, nn.Parameter(torch.ones(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scaled = x * self.factor
+        return self.layer(scaled).mean().expand(len(x), 1)
+
+
+class Squared(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.unsqueeze(1) @ x.unsqueeze(2)
+
+
+MOST = 1 << 22
+LONG: dict[str, tuple[Callable[[int], nn.Module], Callable[[int], tuple[int, ...]], str]] = {
+    "addmm": (lambda n: nn.Linear(n, 1), lambda n: (1, n), "addmm"),
+    "mm": (lambda n: nn.Linear(n, 1, bias=False), lambda n: (1, n), "mm"),
+    "bmm": (lambda n: Squared(), lambda n: (1, n), "bmm"),
+    "gradient of a weight": (lambda n: nn.Linear(1, 1), lambda n: (n, 1), "mm"),
+    "convolution": (lambda n: nn.Conv2d(n // 4, 1, 2), lambda n: (1, n // 4, 2, 2), "convolution"),
+    "transposed convolution": (
+        lambda n: nn.ConvTranspose1d(n // 2, 1, 4, stride=2),
+        lambda n: (1, n // 2, 1),
+        "convolution",
+    ),
+    "gradient of a window": (lambda n: nn.Conv1d(1, 1, 1), lambda n: (2, 1, n // 2), "convolution_backward"),
+    "gradient of an image": (lambda n: nn.Conv1d(1, n // 4, 4), lambda n: (1, 1, 4), "convolution_backward"),
+    "transposed gradient of an image": (
+        lambda n: nn.ConvTranspose1d(1, n // 4, 4, bias=False),
+        lambda n: (1, 1, 1),
+        "convolution_backward",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", LONG)
+def test_capture_product_of_more_terms_than_the_profile_adds_names_operation_and_line(run: Run, case: str) -> None:
+    layer, shape, op = LONG[case]
+
+    def job(terms: int, profile: str) -> Job:
+        data = author.arrays(x=torch.zeros(1).expand(shape(terms)), y=torch.zeros(shape(terms)[0], 1))
+        bad = linear_job(lambda: Long(layer(terms)), data=data, profile=profile)
+        return replace(bad, batch_size=shape(terms)[0])
+
+    with pytest.raises(UnsupportedOp) as caught:
+        run(job(MOST + 4, "exact-int8/1"))
+    words = f"operation aten.{op}.default adds up {MOST + 4} products in one number; exact-int8/1 allows {MOST}"
+    assert caught.value.message.startswith(words), caught.value.message
+    assert "test_capture.py:" in caught.value.message
+    assert any(source in caught.value.message for source in ("self.layer(scaled)", "x.unsqueeze(1) @ x.unsqueeze(2)"))
+    assert caught.value.fix is not None and 'profile = "exact-fp32/1"' in caught.value.fix
+    assert run(job(MOST, "exact-int8x3/1")).program.grad.nodes
+    assert run(job(MOST + 4, "exact-fp32/1")).program.grad.nodes
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from tolsey.errors import (
     StorageError,
     TolseyError,
 )
+from tolsey.numerics import int8
 from tolsey.protocol.checkpoint import StateRoot
 from tolsey.protocol.job import EXACT_CLASSES, EXACT_FP32, EXACT_INT8, PINNED, PROFILES, JobSpec
 from tolsey.protocol.units import ClassId
@@ -224,6 +225,18 @@ def test_child_exact_job_of_a_program_in_another_float_type_is_refused_before_an
     files = replace(world.with_spec(program=built.program_id), program=built.program_path)
     request = json.loads(child_client.encode_request(world.request(files=files))) | {"kind": "init"}
     with pytest.raises(RemoteViolation, match="batch tensor 'x' is float64; exact-fp32/1 computes in float32"):
+        child._serve(request, lambda *_, **__: None)
+
+
+def test_child_int8_job_of_a_program_with_a_longer_product_is_refused_before_an_offer(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(determinism, "missing_environment", list)
+    monkeypatch.setattr(int8, "MOST_TERMS", 8)
+    files = world.with_spec(profile=EXACT_INT8, class_id=EXACT_CLASSES[EXACT_INT8])
+    request = json.loads(child_client.encode_request(world.request(files=files))) | {"kind": "init"}
+    words = r"phase grad, node \d+: convolution adds up 9 products in one number; exact-int8/1 allows 8"
+    with pytest.raises(RemoteViolation, match=words):
         child._serve(request, lambda *_, **__: None)
 
 

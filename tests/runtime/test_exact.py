@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from tolsey.numerics import PROFILE, build, library
 from tolsey.protocol.job import EXACT_CLASSES, EXACT_FP32, PINNED
 from tolsey.runtime import exact
 from tolsey.runtime.executor import Executable
+from tolsey.runtime.graph import Node, TensorSpec
 from tolsey.runtime.ops import OPS, float_hex
 from tolsey.runtime.segment import StepResult, Trainer
 from tolsey.runtime.state import root_of
@@ -94,11 +96,27 @@ def test_executable_input_of_another_float_type_refused(tmp_path: object, place:
         Executable(dataclasses.replace(runner.admitted, program=program), profile=PROFILE)
 
 
+def refused(op: str, *types: str, args: Sequence[Any] = (0, 1), shape: Sequence[int] = (2, 2)) -> str | None:
+    """Why a node with results of these types is refused; every value that it reads has one shape."""
+    node = Node(op, list(args), tuple(TensorSpec(dtype, ()) for dtype in types))
+    found = exact.refusal(node, [TensorSpec(types[0], tuple(shape))] * 3)
+    return None if found is None else found.why
+
+
 def test_refusal_product_of_integers_has_no_kernel() -> None:
-    assert exact.refusal(OPS["mm"], [torch.int64]) == "gives int64, for which exact-fp32/1 has no kernel"
-    assert exact.refusal(OPS["sum"], [torch.int64]) is exact.refusal(OPS["cast"], [torch.bool]) is None
-    assert exact.refusal(OPS["add"], [torch.int64]) is exact.refusal(OPS["mm"], [torch.float32]) is None
-    assert exact.refusal(OPS["batch_norm"], [torch.float32, torch.float16]) is not None
+    assert refused("mm", "int64") == "gives int64, for which exact-fp32/1 has no kernel"
+    assert refused("sum", "int64", args=[0, [], False]) is refused("cast", "bool", args=[0, "bool"]) is None
+    assert refused("add", "int64") is refused("mm", "float32") is None
+    norm = [0, None, None, None, None, True, float_hex(0.1), float_hex(0.1)]
+    assert refused("batch_norm", "float32", "float16", "float32", args=norm) == (
+        "gives float16; exact-fp32/1 computes in float32"
+    )
+
+
+def test_refusal_convolution_without_a_kernel() -> None:
+    """PyTorch takes one stride for two dimensions; the law's geometry has one for each."""
+    image = [0, 1, None, [1], [0, 0], [1, 1], False, [0, 0], 1]
+    assert "a convolution of 2 dimensions" in str(refused("convolution", "float32", args=image, shape=(2, 2, 2, 2)))
 
 
 def test_the_market_names_the_profile_as_the_law_does() -> None:

@@ -16,7 +16,7 @@ from tolsey.contracts.amounts import dollars
 from tolsey.contracts.gateway import Gateway
 from tolsey.contracts.network_file import NetworkFile
 from tolsey.errors import ConfigError
-from tolsey.protocol.job import PINNED
+from tolsey.protocol.job import EXACT_FP32, PINNED
 from tolsey.storage.process import running_pid
 from tolsey.testing.chain import MarketWorld
 from tolsey.verifier.config import VerifierConfig
@@ -109,7 +109,7 @@ async def test_machine_without_kernels_is_no_verifier_of_the_exact_profile_and_s
 ) -> None:
     monkeypatch.setenv("TOLSEY_ISA", "of-no-machine")
     with pytest.raises(ConfigError, match="of-no-machine names no build") as caught:
-        await measured_bench(VerifierConfig(network="n", home=tmp_path))
+        await measured_bench(VerifierConfig(network="n", home=tmp_path, profile=EXACT_FP32))
     assert caught.value.fix == "unset TOLSEY_ISA"
     assert (await measured_bench(VerifierConfig(network="n", home=tmp_path, profile=PINNED))).profiles == (PINNED,)
 

@@ -32,6 +32,17 @@ library.declare("tolsey_exact_sum_add", "i64 f32* i64*")
 library.declare("tolsey_exact_sum_round", "i64 i64* f32*")
 
 
+def most_bytes(places: Sequence[int], addends: int) -> int:
+    """The most memory that sums of so many places each take while arrays are added to each and all are rounded.
+
+    Addends count beside the words that they were carried into, since no allocator has to give memory back at once; one
+    sum at a time is copied, to be carried or rounded.
+    """
+    words, number = WORDS * 8, 4
+    held = min(addends, MOST_KEPT - 1) * number + (words if addends >= MOST_KEPT else 0)
+    return sum(places) * (held + number) + max(places, default=0) * (words + number)
+
+
 class ExactSum:
     """A sum of arrays of one shape."""
 

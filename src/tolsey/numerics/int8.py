@@ -29,6 +29,8 @@ I64 = NDArray[numpy.int64]
 SLICES: Final = {"exact-int8/1": 2, "exact-int8x3/1": 3}
 """The profiles, and how many 7-bit slices hold one of their operands."""
 MOST_TERMS: Final = 1 << 22
+SCRATCH_BYTES: Final = 36 << 20
+"""A thread's working memory for products, at most: SHARED_BYTES, SUMS_BYTES and a few panels of int8.c."""
 
 for _name in products.KERNELS:
     library.declare(f"{_name}_int8", " ".join(("i64", *library.declared()[_name])))

@@ -23,6 +23,7 @@ Law: docs/numerics/products.md. Twin: reference/products.py.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -170,6 +171,18 @@ class Geometry:
     @property
     def output_shape(self) -> tuple[int, ...]:
         return (self.images, self.groups * self.channels_out, *self.out)
+
+    @property
+    def terms(self) -> tuple[int, int, int]:
+        """How many products add up to one number: of the output, of the input's gradient (at most: with a stride, fewer
+        taps reach some places), of the weight's gradient."""
+        periods = (s // math.gcd(s, d) for s, d in zip(self.stride, self.dilation, strict=True))
+        meeting = math.prod(-(-k // period) for k, period in zip(self.kernel, periods, strict=True))
+        return (
+            self.channels_in * math.prod(self.kernel),
+            self.channels_out * meeting,
+            self.images * math.prod(self.out),
+        )
 
     def packed(self) -> NDArray[numpy.int64]:
         """As the kernels read it: 22 integers; missing outer dimensions are of size 1."""

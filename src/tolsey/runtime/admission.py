@@ -5,7 +5,7 @@
 1. every node runs on the meta device, where tensors have shapes but no memory; what comes out must be what the node
    declares, dtype and shape, and what an output replaces must have the same;
 2. the same walk, freeing values as the executor does and counting each storage once, gives the peak memory, which
-   must fit the limit;
+   must fit the limit; under the order-free profiles (docs/numerics/int8.md) with the exact sums of gradients;
 3. a few ATen kernels trust their inputs because autograd always feeds them the right ones: they index raw memory with
    an integer tensor or take a size on faith. A hostile graph could feed them anything, so those inputs must have the
    provenance or the shape that autograd would give them (`_SAFETY`).
@@ -23,6 +23,8 @@ from typing import Any, Final
 import torch
 
 from tolsey.errors import RemoteViolation
+from tolsey.numerics import exact_sum, int8
+from tolsey.protocol.job import PINNED
 from tolsey.runtime import initial, optimisers
 from tolsey.runtime.graph import Node, Phase, Program, TensorSpec, decode
 from tolsey.runtime.ops import DTYPE_NAMES, DTYPES, Ref, refs
@@ -40,8 +42,8 @@ class Admitted:
     Attributes:
         program: the program.
         state_bytes: size of one copy of the state.
-        peak_bytes: state, gradients and the most intermediate values alive at once; workspaces of libraries come on
-            top.
+        peak_bytes: state, gradients and the most intermediate values alive at once; under an order-free profile also
+            the exact sums of gradients and what one thread multiplies in. Workspaces of libraries come on top.
     """
 
     program: Program
@@ -49,16 +51,17 @@ class Admitted:
     peak_bytes: int
 
 
-def admit_bytes(raw: bytes, *, memory_bytes: int = DEFAULT_MEMORY_BYTES) -> Admitted:
+def admit_bytes(raw: bytes, *, memory_bytes: int = DEFAULT_MEMORY_BYTES, profile: str = PINNED) -> Admitted:
     """`admit` of the program in canonical bytes."""
-    return admit(decode(raw), memory_bytes=memory_bytes)
+    return admit(decode(raw), memory_bytes=memory_bytes, profile=profile)
 
 
-def admit(program: Program, *, memory_bytes: int = DEFAULT_MEMORY_BYTES) -> Admitted:
+def admit(program: Program, *, memory_bytes: int = DEFAULT_MEMORY_BYTES, profile: str = PINNED) -> Admitted:
     """The program, fully checked.
 
     Args:
         memory_bytes: what state and intermediate values together may take.
+        profile: numerics profile that it will run under, which decides how micro-batches are added up.
 
     Raises:
         RemoteViolation: any rule of the file's docstring is broken.
@@ -74,13 +77,22 @@ def admit(program: Program, *, memory_bytes: int = DEFAULT_MEMORY_BYTES) -> Admi
     for name, item in program.state.items():
         if item.recipe is not None:
             initial.check_recipe(name, item.spec, item.recipe)
-    peak = 0
-    for kind, phase in (("grad", program.grad), ("update", program.update)):
-        peak = max(peak, _Walk(program, kind, phase, memory_bytes).run())
-    total = 2 * state_bytes + batch_bytes + peak
+    grad = _Walk(program, "grad", program.grad, memory_bytes).run()
+    update = _Walk(program, "update", program.update, memory_bytes).run()
+    total = 2 * state_bytes + batch_bytes + max(grad + _sums_bytes(program, profile), update)
+    total += int8.SCRATCH_BYTES if profile in int8.SLICES else 0
     if total > memory_bytes:
         raise RemoteViolation(f"the program needs about {total} bytes of memory, allowed are {memory_bytes}")
     return Admitted(program=program, state_bytes=state_bytes, peak_bytes=total)
+
+
+def _sums_bytes(program: Program, profile: str) -> int:
+    """What segment.py adds up micro-batches in, beside the gradients that phase grad gives."""
+    if profile not in int8.SLICES or program.micro_batches == 1:
+        return 0
+    names = (name for role, name, _ in program.grad.outputs if role == "grad")
+    places = [math.prod(program.input_spec("grad", name).shape) for name in names]
+    return exact_sum.most_bytes(places, program.micro_batches)
 
 
 @dataclass(slots=True)

@@ -246,7 +246,7 @@ def build(job: Job, folder: Path) -> BuiltJob:
         seed=job.seed,
         profile=job.profile,
     )
-    admitted: Admitted = admit(captured.program, memory_bytes=1 << 50)
+    admitted: Admitted = admit(captured.program, memory_bytes=1 << 50, profile=job.profile)
     (folder / "data").mkdir(parents=True, exist_ok=True)
     program_raw, manifest_raw = captured.program.encode(), manifest.encode()
     program_path, dataset_path = folder / "program.json", folder / "dataset.json"

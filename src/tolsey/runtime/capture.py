@@ -26,6 +26,7 @@ from typing import Any, Final
 import torch
 from torch import fx, nn
 from torch._decomp import core_aten_decompositions
+from torch._functorch._aot_autograd.logging_utils import setup_stacktrace_preservation_hooks
 from torch.func import functional_call, functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.traceback import preserve_node_meta
@@ -40,7 +41,7 @@ from tolsey.runtime.graph import Phase, Program, StateTensor, TensorSpec
 from tolsey.runtime.ops import DTYPES
 from tolsey.runtime.optimisers import Optimiser, Tensors
 from tolsey.runtime.schedule import Schedule
-from tolsey.runtime.translate import KNOWN, OTHERWISE, Translator
+from tolsey.runtime.translate import KNOWN, Translator
 
 Loss = str | Callable[[Callable[..., Any], Mapping[str, torch.Tensor]], torch.Tensor]
 """A name, or a function of (model, batch by name) to one number."""
@@ -152,10 +153,12 @@ def _check_types(state: Mapping[str, StateTensor], batch: Mapping[str, TensorSpe
         if (why := exact.refused_type(DTYPES[item.spec.dtype])) is not None:
             role, _, own = name.partition(".")
             what = "parameter" if role == "param" else "buffer"
-            raise SpecInvalid(f"{what} {own} is {why}", fix=f"end the model's factory with .float(), or {OTHERWISE}")
+            raise SpecInvalid(
+                f"{what} {own} is {why}", fix=f"end the model's factory with .float(), or {exact.OTHERWISE}"
+            )
     for name, spec in batch.items():
         if (why := exact.refused_type(DTYPES[spec.dtype])) is not None:
-            raise SpecInvalid(f"batch tensor {name} is {why}", fix=f'give the data as "float32", or {OTHERWISE}')
+            raise SpecInvalid(f"batch tensor {name} is {why}", fix=f'give the data as "float32", or {exact.OTHERWISE}')
 
 
 def _grad_phase(
@@ -180,6 +183,8 @@ def _grad_phase(
         if not isinstance(value, torch.Tensor) or value.shape != () or value.dtype != torch.float32:
             raise SpecInvalid(f"the loss must be one float32 number, it is {value!s:.80}")
         share = value / micro_batches if micro_batches > 1 else value
+        if share.grad_fn is not None:
+            setup_stacktrace_preservation_hooks([share.grad_fn])  # a gradient's calls know the call that they undo
         grads = torch.autograd.grad(share, list(leaves.values()), allow_unused=True)
         given = {
             name: torch.zeros_like(leaf) if grad is None else grad
@@ -249,7 +254,8 @@ def _trace(
     with ExitStack() as stack:
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         try:
-            first = make_fx(from_flat, record_stack_traces=True, **options)(*flat)
+            with preserve_node_meta():
+                first = make_fx(from_flat, record_stack_traces=True, **options)(*flat)
             second = first if pure else make_fx(functionalize(_replay(first)), **options)(*flat)
         except TolseyError:
             raise

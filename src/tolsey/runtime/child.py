@@ -118,7 +118,7 @@ def _serve(request: dict[str, Any], tell: Tell) -> None:
     job = _load(request, spec)
     if spec.profile != PINNED:
         exact.require(torch.device(device), spec.profile)
-        exact.check(job.admitted.program)
+        exact.check(job.admitted.program, spec.profile)
     if request["kind"] == "init":
         _ready(tell, device, job.admitted)
         _init(request, job, tell)
@@ -142,7 +142,8 @@ def _load(request: dict[str, Any], spec: JobSpec) -> _Job:
     """The program, admitted, and the path of literal initial tensors; both are what the spec names."""
     raw = _read(request["program"], "program", MAX_PROGRAM_BYTES)
     _expect("program", content_id_of_bytes(raw), spec.program)
-    admitted = admit_bytes(raw, memory_bytes=int(request.get("memory_bytes", DEFAULT_MEMORY_BYTES)))
+    allowed = int(request.get("memory_bytes", DEFAULT_MEMORY_BYTES))
+    admitted = admit_bytes(raw, memory_bytes=allowed, profile=spec.profile)
     program = admitted.program
     _, schedule = optimisers.rates_of(program.rates)
     for name, found, wanted in (

@@ -9,6 +9,9 @@ Profiles differ in the library that a kernel is taken from: `exact-int8/1` and `
 Floating-point tensors of all are binary32; integers and truth values are exact everywhere and stay with
 PyTorch. Kernels take contiguous memory (products take any strides), so a view is copied before it is handed over.
 
+Under the other two a product has a bound on its terms, which depends on shapes alone and is known before anything is
+computed.
+
 Three may ask beforehand: capture.py for each node that an author's model gives (`refusal`), whoever is handed a program
 (`check`), and whoever wants to know whether this machine can take part (`require`). On an NVIDIA GPU the kernels are
 those of numerics/cuda, and one operation of PyTorch's is asked in another way (`ON_A_GPU`).
@@ -42,12 +45,18 @@ from tolsey.numerics import (
 )
 from tolsey.numerics.cuda import library as gpu
 from tolsey.numerics.library import Library
-from tolsey.runtime.graph import Program
+from tolsey.protocol.job import PINNED
+from tolsey.runtime.graph import Node, Program, TensorSpec
 from tolsey.runtime.ops import DTYPE_NAMES, DTYPES, Call, Op, Ref
 
-__all__ = ["AS_THEY_ARE", "KERNELS", "PROFILES", "build", "check", "convert", "refusal", "refused_type", "require"]
+__all__ = [
+    *("AS_THEY_ARE", "KERNELS", "OTHERWISE", "PROFILES", "Refusal"),
+    *("build", "check", "convert", "refusal", "refused_type", "require"),
+]
 
 PROFILES: Final = (PROFILE, *int8.SLICES)
+OTHERWISE: Final = f'buy the job with profile = "{PINNED}", which only machines of one class can check'
+"""The way out for whoever cannot do without what the exact profiles refuse."""
 
 Maker = Callable[[Library, Sequence[Any]], Call]
 FLOAT: Final = torch.float32
@@ -95,8 +104,16 @@ def require(device: torch.device, profile: str = PROFILE) -> Library:
     return cast(Library, gpu.current())  # the same kernels by the same names; addresses are the device's
 
 
-def check(program: Program) -> None:
-    """Every value of a program is one that the profile's law covers.
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why the law has no rule for an operation, and the author's way out."""
+
+    why: str
+    fix: str
+
+
+def check(program: Program, profile: str = PROFILE) -> None:
+    """Every value and product of a program is one that the profile's law covers.
 
     Raises:
         RemoteViolation: one is not; names it.
@@ -107,19 +124,59 @@ def check(program: Program) -> None:
         if (why := refused_type(DTYPES[spec.dtype])) is not None:
             raise RemoteViolation(f"{where} is {why}")
     for kind, phase in (("grad", program.grad), ("update", program.update)):
+        specs = [program.input_spec(role, name) for role, name in phase.inputs]
         for index, node in enumerate(phase.nodes):
-            if (why := refusal(node.definition, [DTYPES[out.dtype] for out in node.outs])) is not None:
-                raise RemoteViolation(f"phase {kind}, node {index}: {node.op} {why}")
+            if (found := refusal(node, specs, profile)) is not None:
+                raise RemoteViolation(f"phase {kind}, node {index}: {node.op} {found.why}")
+            specs += node.outs
 
 
-def refusal(op: Op, outs: Sequence[torch.dtype]) -> str | None:
-    """The reason why the law has no rule for the operation with results of these element types, or None."""
-    for dtype in outs:
-        if (why := refused_type(dtype)) is not None:
-            return f"gives {why}"
-    if op.name in KERNELS and op.name not in INTEGERS_TOO | ANY_RESULT and not outs[0].is_floating_point:
-        return f"gives {DTYPE_NAMES[outs[0]]}, for which {PROFILE} has no kernel"
-    return None
+def refusal(node: Node, specs: Sequence[TensorSpec], profile: str = PROFILE) -> Refusal | None:
+    """What the profile's law says against a node, or None.
+
+    Args:
+        specs: of the values that the node may read, by their ids.
+    """
+    outs = [DTYPES[out.dtype] for out in node.outs]
+    why = next((f"gives {why}" for out in outs if (why := refused_type(out)) is not None), None)
+    if why is None and node.op in KERNELS.keys() - INTEGERS_TOO - ANY_RESULT and not outs[0].is_floating_point:
+        why = f"gives {DTYPE_NAMES[outs[0]]}, for which {PROFILE} has no kernel"
+    if why is not None:
+        return Refusal(why, f"compute that line in float32, or {OTHERWISE}")
+    try:
+        terms = _most_terms(node, specs)
+    except ValueError as error:
+        return Refusal(f"is {error}, for which {PROFILE} has no kernel", OTHERWISE)
+    if profile not in int8.SLICES or terms <= int8.MOST_TERMS:
+        return None
+    return Refusal(
+        f"adds up {terms} products in one number; {profile} allows {int8.MOST_TERMS}",
+        "make that product shorter (a weight's gradient adds over the micro-batch: take a smaller batch_size), "
+        f'or buy the job with profile = "{PROFILE}"',
+    )
+
+
+def _most_terms(node: Node, specs: Sequence[TensorSpec]) -> int:
+    """Of one number of the products that the node computes; 0 where it computes none.
+
+    Raises:
+        ValueError: a convolution that has no kernel.
+    """
+    args = node.definition.parse(node.args)
+    shapes = [specs[arg.id].shape for arg in args if isinstance(arg, Ref)]
+    if node.op in ("mm", "bmm"):
+        return shapes[0][-1]
+    if node.op == "addmm":
+        return shapes[1][-1]
+    if node.op == "convolution":
+        forward, backward, _ = _geometry(shapes[0], shapes[1], args[3:]).terms
+        return backward if args[6] else forward
+    if node.op == "convolution_backward":
+        *settings, wanted = args[4:]
+        forward, backward, to_weight = _geometry(shapes[1], shapes[2], settings).terms
+        to_input = forward if settings[3] else backward
+        return max(to_input if wanted[0] else 0, to_weight if wanted[1] else 0)
+    return 0
 
 
 def refused_type(dtype: torch.dtype) -> str | None:

@@ -51,7 +51,7 @@ class Executable:
         profile: whose kernels compute: PyTorch's own (`pinned`), or ours where it matters (exact.PROFILES).
 
     Raises:
-        RemoteViolation: the profile has no rule for a value of the program.
+        RemoteViolation: the profile has no rule for a value or a product of the program.
         ConfigError: this machine has no kernels of the profile.
     """
 
@@ -60,7 +60,7 @@ class Executable:
         self.device = torch.device(device)
         self.profile = profile
         if profile in exact.PROFILES:
-            exact.check(self.program)
+            exact.check(self.program, profile)
         with torch.inference_mode():
             self.grad = PhaseRunner(self.program, self.program.grad, self.device, profile)
             self.update = PhaseRunner(self.program, self.program.update, self.device, profile)

@@ -29,14 +29,12 @@ from tolsey.runtime import exact
 from tolsey.runtime.admission import spec_of
 from tolsey.runtime.graph import Node, Phase, TensorSpec
 from tolsey.runtime.initial import raw_bytes
-from tolsey.runtime.ops import DTYPE_NAMES, DTYPES, MAX_LITERAL_BYTES, OPS, WORDS, Op, Ref, float_hex, refs
+from tolsey.runtime.ops import DTYPE_NAMES, MAX_LITERAL_BYTES, OPS, WORDS, Op, Ref, float_hex, refs
 
 Value = Any
 """A value id, a list of them (several outputs), or None."""
 Rule = Callable[["Translator", fx.Node, list[Any], dict[str, Any]], Value]
 Locate = Callable[[fx.Node], str]
-OTHERWISE: Final = f'buy the job with profile = "{PINNED}", which only machines of one class can check'
-"""The way out for whoever cannot do without what the exact profile refuses."""
 
 
 class Translator:
@@ -56,7 +54,7 @@ class Translator:
         self.reshaped: dict[int, tuple[int, list[int]]] = {}
         self._locate = locate
         self._profile = profile
-        self._next = len(self.inputs)
+        self._specs: list[TensorSpec] = []
         self._known: dict[str, list[int]] = {}
         self._makers: dict[int, Node] = {}
         self._values: dict[fx.Node, Value] = {}
@@ -67,6 +65,7 @@ class Translator:
         placeholders = [call for call in calls if call.op == "placeholder"]
         assert len(placeholders) == len(self.inputs)
         self._values = {call: place for place, call in enumerate(placeholders)}
+        self._specs = [spec_of(call.meta["val"]) for call in placeholders]
         results = [result for result in _flat(calls[-1].args[0])]
         needed = _reachable(result for result in results if isinstance(result, fx.Node))
         for call in calls:
@@ -82,9 +81,9 @@ class Translator:
         key = json.dumps([name, args])
         if key not in self._known:
             self.nodes.append(Node(name, args, tuple(outs)))
-            self._known[key] = list(range(self._next, self._next + len(outs)))
+            self._known[key] = list(range(len(self._specs), len(self._specs) + len(outs)))
             self._makers.update(dict.fromkeys(self._known[key], self.nodes[-1]))
-            self._next += len(outs)
+            self._specs += outs
         ids = self._known[key]
         return ids[0] if len(ids) == 1 else ids
 
@@ -110,9 +109,8 @@ class Translator:
         if self._profile == PINNED:
             return
         for node in nodes:
-            why = exact.refusal(node.definition, [DTYPES[out.dtype] for out in node.outs])
-            if why is not None:
-                raise self.refuse(call, why, fix=f"compute that line in float32, or {OTHERWISE}")
+            if (found := exact.refusal(node, self._specs, self._profile)) is not None:
+                raise self.refuse(call, found.why, fix=found.fix)
 
     def _translate(self, module: fx.GraphModule, call: fx.Node) -> Value:
         if call.op == "get_attr":

@@ -180,7 +180,7 @@ class Reorderer(ForgingExecutor):
 
     def _trained(self, job: JobRecord, before: TrainingState, last_step: int) -> list[StepResult]:
         spec, files = job.spec, self.files(job.spec, self.folder(job), data=True)
-        admitted = admit_bytes(files.program.read_bytes(), memory_bytes=spec.memory_bytes)
+        admitted = admit_bytes(files.program.read_bytes(), memory_bytes=spec.memory_bytes, profile=spec.profile)
         manifest = dataset.decode_manifest(files.dataset.read_bytes())
         data = dataset.Dataset(manifest, list(files.data_files), admitted.program.batch, spec.seed)
         with mock.patch.dict(exact.KERNELS, _DOWNWARDS):  # looked up while the program is made ready

@@ -179,8 +179,8 @@ INLINE void pack_following(const struct window *it, const struct sight *sight, c
     }
 }
 
-/* One channel of a result, without packing: where there is no second channel that would read the same panel, packing costs
- * more than it brings. Weight (channel, tap) lies at weight[channel * weight_step + index[tap]]. */
+/* One channel of a result by the chain, without packing: where there is no second channel that would read the same panel,
+ * packing costs more than it brings. Weight (channel, tap) lies at weight[channel * weight_step + index[tap]]. */
 struct direct {
     const float *weight;
     int64_t channels, weight_step, index[MOST_TAPS];
@@ -460,7 +460,7 @@ static int forward_group(const struct convolution *it, int64_t group) {
         window.offset[d] = it->taps.offset[d];
         grid.step[d] = 1;
     }
-    if (g->channels_out == 1 && is_direct(&window)) {
+    if (it->multiplication == tolsey_product && g->channels_out == 1 && is_direct(&window)) {
         struct direct direct = {.weight = it->weight + group * depth,
                                 .channels = g->channels_in,
                                 .weight_step = volume(g->kernel),
@@ -499,7 +499,8 @@ static int backward_input_phase(const struct convolution *it, int64_t group, con
         grid.begin[d] = phase[d];
     }
     const float *weight = it->weight + group * g->channels_out * g->channels_in * volume(g->kernel);
-    if (g->channels_in == 1 && volume(g->stride) == 1 && is_direct(&window)) { /* with a stride, places lie apart */
+    int adjacent = volume(g->stride) == 1; /* with a stride, places lie apart */
+    if (it->multiplication == tolsey_product && g->channels_in == 1 && adjacent && is_direct(&window)) {
         struct direct direct = {.weight = weight,
                                 .channels = g->channels_out,
                                 .weight_step = volume(g->kernel),

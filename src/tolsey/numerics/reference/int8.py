@@ -15,7 +15,15 @@ import numpy
 from numpy.typing import NDArray
 
 from tolsey.numerics.reference.numbers import NAN, round_fraction
-from tolsey.numerics.reference.products import add_bias, look
+from tolsey.numerics.reference.products import (
+    add_bias,
+    add_bias_of_channels,
+    all_of,
+    look,
+    met_by,
+    output_size,
+    seen_from,
+)
 
 F32 = NDArray[numpy.float32]
 I64 = NDArray[numpy.int64]
@@ -104,29 +112,19 @@ def convolution(
     """As reference/products.py's: terms (channel in the group, window) of weight and of what it sees."""
     images, _, *size = x.shape
     channels_out, channels_in, *kernel = weight.shape
-    out = [
-        (n + 2 * p - d * (k - 1) - 1) // s + 1
-        for n, p, d, k, s in zip(size, padding, dilation, kernel, stride, strict=True)
-    ]
+    out = output_size(size, kernel, stride, padding, dilation)
     result = numpy.zeros((images, channels_out, *out), numpy.float32)
     per_group = channels_out // groups
     for group, image in every(range(groups), range(images)):
         mine = slice(group * per_group, (group + 1) * per_group)
         seen = x[image, group * channels_in : (group + 1) * channels_in]
         windows = [
-            look(seen, [i * s + numpy.arange(k) * d - p for i, s, k, d, p in geometry]).ravel()
-            for geometry in _each(out, stride, kernel, dilation, padding)
+            look(seen, seen_from(place, all_of(kernel), stride, padding, dilation)).ravel()
+            for place in numpy.ndindex(*out)
         ]
         terms = numpy.array(windows, numpy.float32).reshape(-1, channels_in * int(numpy.prod(kernel)))
         result[image, mine] = multiply(weight[mine].reshape(per_group, -1), terms, slices).reshape(per_group, *out)
-    return add_bias(result, None if bias is None else bias.reshape(1, -1, *[1] * len(out)))
-
-
-def _each(
-    out: Sequence[int], stride: Sequence[int], kernel: Sequence[int], dilation: Sequence[int], padding: Sequence[int]
-) -> list[list[tuple[int, int, int, int, int]]]:
-    """(place, stride, kernel, dilation, padding) of each dimension, at every place of the output in row-major order."""
-    return [list(zip(place, stride, kernel, dilation, padding, strict=True)) for place in every(*map(range, out))]
+    return add_bias_of_channels(result, bias)
 
 
 def convolution_backward_input(
@@ -148,17 +146,12 @@ def convolution_backward_input(
     per_group = channels_out // groups
     for group, place in every(range(groups), numpy.ndindex(*size)):
         theirs, mine = (slice(group * n, (group + 1) * n) for n in (per_group, channels_in))
-        taps, places = [], []
-        for i, s, k, d, p in zip(place, stride, kernel, dilation, padding, strict=True):
-            tap = numpy.arange(k)
-            tap = tap[(i + p - tap * d) % s == 0]
-            taps.append(tap)
-            places.append((i + p - tap * d) // s)
+        taps, places = met_by(place, all_of(kernel), stride, padding, dilation)
         turned = weight[theirs][numpy.ix_(numpy.arange(per_group), numpy.arange(channels_in), *taps)]
         turned = numpy.moveaxis(turned, 1, 0).reshape(channels_in, -1)
         seen = numpy.array([look(gradient[image, theirs], places).ravel() for image in range(images)], numpy.float32)
         result[(slice(None), mine, *place)] = multiply(turned, seen.reshape(images, turned.shape[1]), slices).T
-    return add_bias(result, None if bias is None else bias.reshape(1, -1, *[1] * len(size)))
+    return add_bias_of_channels(result, bias)
 
 
 def convolution_backward_weight(
@@ -178,9 +171,7 @@ def convolution_backward_weight(
     rows = numpy.moveaxis(gradient, 1, 0).reshape(channels_out, -1)
     columns = []
     for tap in every(*map(range, kernel)):
-        places = [
-            numpy.arange(n) * s + t * d - p for n, s, t, d, p in zip(out, stride, tap, dilation, padding, strict=True)
-        ]
+        places = seen_from(all_of(out), tap, stride, padding, dilation)
         seen = numpy.array([look(image, places) for image in x], numpy.float32).reshape(len(x), x.shape[1], *out)
         columns.append(numpy.moveaxis(seen, 1, 0).reshape(x.shape[1], -1))
     result = numpy.zeros((channels_out, per_group_in, len(columns)), numpy.float32)

@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 from tolsey.numerics.reference.numbers import fma
 
 F32 = NDArray[numpy.float32]
+I64 = NDArray[numpy.int64]
+Places = Sequence[int | I64]
+"""In each dimension one place, or a range of them."""
 
 
 def gemm(a: F32, b: F32, bias: F32 | None = None) -> F32:
@@ -47,23 +50,16 @@ def convolution(
     """
     images, _, *size = x.shape
     channels_out, channels_in, *kernel = weight.shape
-    out = [
-        (n + 2 * p - d * (k - 1) - 1) // s + 1
-        for n, p, d, k, s in zip(size, padding, dilation, kernel, stride, strict=True)
-    ]
+    out = output_size(size, kernel, stride, padding, dilation)
     acc = numpy.zeros((images, channels_out, *out), numpy.float32)
     per_group = channels_out // groups
     for group in range(groups):
         mine = slice(group * per_group, (group + 1) * per_group)
         for channel, *tap in every(range(channels_in), *map(range, kernel)):
-            places = [
-                numpy.arange(n) * s + t * d - p
-                for n, s, t, d, p in zip(out, stride, tap, dilation, padding, strict=True)
-            ]
-            seen = look(x[:, group * channels_in + channel], places)
+            seen = look(x[:, group * channels_in + channel], seen_from(all_of(out), tap, stride, padding, dilation))
             w = pick(weight, mine, channel, *tap).reshape(1, -1, *[1] * len(out))
             acc[:, mine] = fma(w, seen[:, None], acc[:, mine])
-    return add_bias(acc, None if bias is None else bias.reshape(1, -1, *[1] * len(out)))
+    return add_bias_of_channels(acc, bias)
 
 
 def convolution_backward_input(
@@ -88,17 +84,12 @@ def convolution_backward_input(
     for group in range(groups):
         mine = slice(group * channels_in, (group + 1) * channels_in)
         for channel, *tap in every(range(group * per_group, (group + 1) * per_group), *map(range, kernel)):
-            met, places = [], []
-            for n, s, t, d, p in zip(size, stride, tap, dilation, padding, strict=True):
-                at = numpy.arange(n)
-                at = at[(at + p - t * d) % s == 0]
-                met.append(at)
-                places.append((at + p - t * d) // s)
+            met, places = met_by(all_of(size), tap, stride, padding, dilation)
             seen = look(gradient[:, channel], places)
             w = pick(weight, channel, slice(None), *tap).reshape(1, -1, *[1] * len(out))
             here = numpy.ix_(numpy.arange(images), numpy.arange(mine.start, mine.stop), *met)
             acc[here] = fma(w, seen[:, None], acc[here])
-    return add_bias(acc, None if bias is None else bias.reshape(1, -1, *[1] * len(out)))
+    return add_bias_of_channels(acc, bias)
 
 
 def convolution_backward_weight(
@@ -115,14 +106,49 @@ def convolution_backward_weight(
     per_group_out, per_group_in = channels_out // groups, x.shape[1] // groups
     acc = numpy.zeros((groups, per_group_out, per_group_in, *kernel), numpy.float32)
     for image, *place in every(range(images), *map(range, out)):
-        places = [
-            i * s + numpy.arange(k) * d - p
-            for i, s, k, d, p in zip(place, stride, kernel, dilation, padding, strict=True)
-        ]
+        places = seen_from(place, all_of(kernel), stride, padding, dilation)
         seen = look(x[image], places).reshape(groups, 1, per_group_in, *kernel)
         grown = pick(gradient, image, slice(None), *place).reshape(groups, per_group_out, 1, *[1] * len(out))
         acc = fma(grown, seen, acc)
     return acc.reshape(channels_out, per_group_in, *kernel)
+
+
+def add_bias_of_channels(chain: F32, bias: F32 | None) -> F32:
+    """`add_bias` of a number for each channel of [images, channels, …]."""
+    return add_bias(chain, None if bias is None else bias.reshape(1, -1, *[1] * (chain.ndim - 2)))
+
+
+def output_size(
+    size: Sequence[int], kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]
+) -> list[int]:
+    """Places of the output in each dimension."""
+    each = zip(size, kernel, stride, padding, dilation, strict=True)
+    return [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in each]
+
+
+def all_of(size: Sequence[int]) -> list[I64]:
+    """Every place of each dimension."""
+    return [numpy.arange(n) for n in size]
+
+
+def seen_from(
+    out: Places, tap: Places, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]
+) -> list[I64]:
+    """Where in the input places of the output look through taps; one of the two is a range."""
+    each = zip(out, tap, stride, padding, dilation, strict=True)
+    return [numpy.asarray(i * s + t * d - p) for i, t, s, p, d in each]
+
+
+def met_by(
+    at: Places, tap: Places, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]
+) -> tuple[list[I64], list[I64]]:
+    """The other way round: which of a range of the input's places, or of taps, take part; and the output's places."""
+    met, places = [], []
+    for i, t, s, p, d in zip(at, tap, stride, padding, dilation, strict=True):
+        distance = numpy.asarray(i + p - t * d)
+        met.append(numpy.flatnonzero(distance % s == 0))
+        places.append(distance[met[-1]] // s)
+    return met, places
 
 
 def pick(source: F32, *index: Any) -> F32:
