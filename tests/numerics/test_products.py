@@ -200,17 +200,21 @@ def test_shapes_that_do_not_fit_are_refused(lib: Library) -> None:
         products.gemm(lib, a, a.T, out=numpy.zeros((3, 3), numpy.float32))
 
 
-def changed(isa: str, changes: list[tuple[str, str]], folder: Path, monkeypatch: pytest.MonkeyPatch) -> Library:
-    """A build of gemm.c in which each old text is a new one."""
+def changed(
+    isa: str, changes: list[tuple[str, str]], folder: Path, monkeypatch: pytest.MonkeyPatch, source: str = "gemm.c"
+) -> Library:
+    """A build of products and convolutions in which each old text of `source` is a new one."""
     native = folder / "native"
     native.mkdir()
-    for name in ("base.h", "choosing.h", "gemm.h", "control.c", "parallel.c", "scratch.c"):
+    for name in ("base.h", "choosing.h", "gemm.h", "conv.h", "control.c", "parallel.c", "scratch.c"):
         shutil.copy(build.SOURCES / name, native)
-    text = (build.SOURCES / "gemm.c").read_text()
+    for name in ("gemm.c", "conv.c", "conv_weight.c"):
+        shutil.copy(build.SOURCES / name, native)
+    text = (native / source).read_text()
     for old, new in changes:
         assert text.count(old) == 1, f"the source no longer says {old!r} once"
         text = text.replace(old, new)
-    (native / "gemm.c").write_text(text)
+    (native / source).write_text(text)
     monkeypatch.setattr(build, "SOURCES", native)
     return Library(isa, build.compile_build(isa, folder))
 

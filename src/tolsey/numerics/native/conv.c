@@ -4,23 +4,15 @@
  *   backward input    C[channel in, position]      = weight turned x  output gradient seen at (channel out, kd, kh, kw)
  *   backward weight   C[channel out, (in, window)] = output gradient x input, over (image, od, oh, ow)
  *
- * The forward of a transposed convolution is the backward input of the ordinary one, and so on round.
+ * The forward of a transposed convolution is the backward input of the ordinary one, and so on round. Where windows are three
+ * wide, conv_weight.c computes the gradient of the weight.
  *
  * A *window* looks at a source through taps from a grid of positions: position (a, b, c) of image n and tap (channel, t0, t1,
  * t2) see the source at (a * step + offset of t) in each dimension, or +0 where that lies outside. In the backward input
  * with a stride, a position is reached only by taps whose distance divides by the stride. So positions are dealt with in
  * *phases*, those of equal remainder: within one the same taps meet every position, and each steps by one. */
-#include "gemm.h"
+#include "conv.h"
 #include <stdlib.h>
-
-enum { DIMENSIONS = 3 };
-
-/* As library.py's callers lay it out: the ordinary convolution's view, also for a transposed one. */
-struct geometry {
-    int64_t images, groups, channels_in, channels_out; /* channels of one group */
-    int64_t in[DIMENSIONS], kernel[DIMENSIONS], stride[DIMENSIONS], padding[DIMENSIONS], dilation[DIMENSIONS];
-    int64_t out[DIMENSIONS];
-};
 
 struct window {
     const float *data;
@@ -30,28 +22,6 @@ struct window {
     int64_t taps[DIMENSIONS];
     const int64_t *offset[DIMENSIONS]; /* of each tap */
 };
-
-INLINE int64_t volume(const int64_t *size) { return size[0] * size[1] * size[2]; }
-
-/* Counts through three digits, the last one fastest; returns what overflows into the next image or channel. */
-INLINE int64_t split(int64_t at, const int64_t *sizes, int64_t *digits) {
-    digits[2] = at % sizes[2];
-    at /= sizes[2];
-    digits[1] = at % sizes[1];
-    at /= sizes[1];
-    digits[0] = at % sizes[0];
-    return at / sizes[0];
-}
-
-INLINE int64_t next(const int64_t *sizes, int64_t *digits) {
-    if (++digits[2] < sizes[2]) return 0;
-    digits[2] = 0;
-    if (++digits[1] < sizes[1]) return 0;
-    digits[1] = 0;
-    if (++digits[0] < sizes[0]) return 0;
-    digits[0] = 0;
-    return 1;
-}
 
 /* ---------------------------------------------------------------- seeing */
 
@@ -533,6 +503,10 @@ static int backward_input_group(const struct convolution *it, int64_t group) {
 static int backward_weight_group(const struct convolution *it, int64_t group) {
     const struct geometry *g = it->shape;
     int64_t inside = volume(g->in), outside = volume(g->out), seen = g->channels_in * volume(g->kernel);
+    if (it->multiplication == tolsey_product && tolsey_weight_is_direct(g))
+        return tolsey_weight_directly(g, it->output + group * g->channels_out * outside,
+                                      it->input + group * g->channels_in * inside,
+                                      it->to + group * g->channels_out * seen);
     struct window gradient = {.data = it->output + group * g->channels_out * outside,
                               .image_step = g->groups * g->channels_out * outside};
     struct window window = {.data = it->input + group * g->channels_in * inside,

@@ -444,6 +444,8 @@ static int nothing_to_multiply(int64_t m, int64_t n, const struct target *c) {
     return TOLSEY_OK;
 }
 
+int tolsey_threads_worth(double multiplications) { return multiplications < WORTH_A_THREAD ? 1 : tolsey_helpers(); }
+
 int tolsey_product(int64_t m, int64_t n, int64_t k, const struct side *a, const struct side *b, const struct target *c) {
     if (m == 0 || n == 0) return TOLSEY_OK;
     if (k == 0) return nothing_to_multiply(m, n, c);
@@ -454,7 +456,7 @@ int tolsey_product(int64_t m, int64_t n, int64_t k, const struct side *a, const 
     it.a_row = it.form == WHERE_IT_LIES ? a->lane_step : it.form == IN_ROWS ? ROW_STEP : 0;
     int64_t shared_all = it.few_rows ? m : n, other_all = it.few_rows ? n : m;
     int64_t unit = it.few_rows ? TILE_ROWS : TILE_COLUMNS, other_unit = it.few_rows ? TILE_COLUMNS : TILE_ROWS;
-    int threads = (double)m * (double)n * (double)k < WORTH_A_THREAD ? 1 : tolsey_helpers();
+    int threads = tolsey_threads_worth((double)m * (double)n * (double)k);
 
     /* Several tasks a thread, so that none waits long for another; a block is packed once and wants to be used often. */
     it.block = least(it.few_rows ? BLOCK_COLUMNS : BLOCK_ROWS, round_up(other_all, other_unit));

@@ -40,6 +40,8 @@ void tolsey_pack_depth(const float *from, int64_t lane_step, int64_t lanes, int6
 void tolsey_copy_rows(const float *from, int64_t from_step, int64_t rows, int64_t depth, float *to, int64_t to_step);
 void tolsey_places_strided(const struct target *it, int64_t j0, int64_t count, int64_t *place);
 
+/* How many threads so many multiplications are worth. */
+int tolsey_threads_worth(double multiplications);
 /* C of m rows and n columns over depth k. Threads share out C. TOLSEY_OK or TOLSEY_NO_MEMORY. */
 int tolsey_product(int64_t m, int64_t n, int64_t k, const struct side *a, const struct side *b, const struct target *c);
 
