@@ -19,7 +19,7 @@ from tolsey.numerics.products import Geometry
 from tolsey.numerics.reference import products as reference
 
 from .numbers import F32, assert_same_bits, draw
-from .test_products import changed
+from .test_products import SMALL, changed
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,13 @@ CASES = {
     "2d three wide, padding beyond the window": Case(2, 1, 2, 16, (3, 2), (1, 3), (1, 1), (2, 4), (1, 1)),
     "2d three wide, padding beyond the input": Case(1, 1, 2, 16, (1, 1), (3, 3), (1, 5), (1, 7), (1, 1)),
     "3d three wide": Case(2, 1, 2, 24, (4, 3, 5), (3, 2, 3), (1, 1, 2), (1, 0, 1), (1, 2, 1)),
+    # Positions that are read where they lie: whole vectors of them in a line, and more than gemm.c's FEW_USES.
+    "2d lying": Case(2, 1, 3, 5, (8, 32), (3, 3), (1, 1), (1, 1), (1, 1)),
+    "2d lying, groups, no padding": Case(2, 2, 2, 14, (9, 34), (3, 3), (1, 1), (0, 0), (1, 1)),
+    "2d lying, stride of lines, dilation": Case(3, 1, 3, 2, (20, 16), (2, 3), (2, 1), (1, 2), (2, 2)),
+    "2d lying, in the gradient of a stride": Case(3, 1, 3, 4, (18, 64), (3, 3), (2, 2), (1, 1), (1, 1)),
+    "2d lying, padding beyond the window": Case(2, 1, 2, 3, (20, 11), (2, 2), (1, 1), (3, 3), (1, 1)),
+    "3d lying": Case(2, 1, 2, 3, (3, 5, 16), (2, 3, 3), (1, 1, 1), (1, 1, 1), (1, 1, 1)),
     "no image": Case(0, 1, 2, 3, (5, 5), (3, 3), (1, 1), (1, 1), (1, 1)),
     "no channel": Case(2, 1, 0, 3, (5, 5), (3, 3), (1, 1), (1, 1), (1, 1)),
 }
@@ -212,6 +219,38 @@ def test_convolution_and_gradients_agree_with_autograd_in_binary64(lib: Library,
         assert (numpy.abs(mine - exact) <= (length + 2) * 2.0**-24 * size).all()
 
 
+@pytest.mark.parametrize("isa", build.runnable())
+def test_every_boundary_of_blocks_crossed_many_times_changes_nothing(
+    isa: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lib = changed(isa, SMALL, tmp_path, monkeypatch)
+    for name in CASES:
+        for threads in (1, 2, 5):
+            lib.threads = threads
+            check(lib, CASES[name], solved(name, "special"))
+    lib.threads = 1
+
+
+@pytest.mark.parametrize("isa", build.runnable())
+@pytest.mark.parametrize(
+    ("mutation", "new"),
+    [("another tap", "depths[k ? k - 1 : k]"), ("another line", "(depths[k] & ~15)"), ("the order given", "depths[k]")],
+)
+def test_positions_read_from_another_place_are_seen(
+    mutation: str, new: str, isa: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So the cases do read positions where they lie, and would see it if they were read elsewhere."""
+    lib = changed(isa, [("lying[v] + depths[k]", f"lying[v] + {new}")], tmp_path, monkeypatch)
+    names = [name for name in CASES if "lying" in name]
+    wrong = []
+    for name in names:
+        try:
+            check(lib, CASES[name], solved(name, "unit"))
+        except AssertionError:
+            wrong.append(name)
+    assert wrong == ([] if mutation == "the order given" else names)
+
+
 THREE_WIDE = [name for name in CASES if "three wide" in name]
 
 
@@ -223,7 +262,7 @@ def test_every_boundary_of_the_weights_gradient_crossed_many_times_changes_nothi
     small = [
         ("#define SLICE 256", "#define SLICE 12"),
         ("#define BLOCK_LINES (LINES * 24)", "#define BLOCK_LINES (LINES * 2)"),
-        ("#define ROUND_FLOATS ((int64_t)4 << 20)", "#define ROUND_FLOATS ((int64_t)5000)"),
+        ("#define ROUND_FLOATS MOST_FRAME_FLOATS", "#define ROUND_FLOATS ((int64_t)5000)"),
         (
             "int threads = tolsey_threads_worth((double)it.lines",
             "int threads = tolsey_threads_worth(1e9 * (double)it.lines",
@@ -259,8 +298,8 @@ MUTATIONS = {
     ],
     "slices summed apart": [
         ("it->image0 == 0 && row == 0", "1"),
-        ("    int64_t seen = it->lines * TAPS, tiles_of_block",
-         "    float total[BLOCK_LINES * TAPS * COLUMNS] = {0};\n    int64_t seen = it->lines * TAPS, tiles_of_block"),
+        ("    int64_t c_step = it->lines * TAPS;",
+         "    int64_t c_step = it->lines * TAPS;\n    float total[BLOCK_LINES * TAPS * COLUMNS] = {0};"),
         ("        }\n    }\n    tolsey_pack_depth(sums, width",
          "        }\n        for (int64_t i = 0; i < lines * TAPS * width; i++) total[i] += sums[i];\n    }\n"
          "    tolsey_pack_depth(total, width"),

@@ -2,9 +2,9 @@
  *
  *   C[(channel in, window), channel out] = input x output gradient, over (image, od, oh, ow)
  *
- * As a product (conv.c) each number of the input is copied once for each tap, into panels. Here the input is copied once,
- * into a *frame* with its padding around it as +0, and a tile reads *lines* of it: a line is (channel in, kd, kh), whose
- * three taps lie side by side. The gradient's channels are the columns of the tile: it is turned once, to panels.
+ * As a product (conv.c) each number of the input is copied once for each tap, into panels. Here it is copied once, into a
+ * frame, and a tile reads *lines* of it: a line is (channel in, kd, kh), whose three taps lie side by side. The gradient's
+ * channels are the columns of the tile: it is turned once, to panels.
  *
  * Positions of the output are gone through in *rows* (image, od, oh), each of ow neighbours, ascending: that is the order of
  * the chain. A *slice* is some rows; the sums of a task lie in its scratch meanwhile, and are turned into C at the end. Where
@@ -32,7 +32,7 @@ enum { TAPS = 3 };
 /* Lines of a task. */
 #define BLOCK_LINES (LINES * 24)
 /* Frame and turned gradient of a round. */
-#define ROUND_FLOATS ((int64_t)4 << 20)
+#define ROUND_FLOATS MOST_FRAME_FLOATS
 
 /* ---------------------------------------------------------------- one tile */
 
@@ -107,100 +107,82 @@ static const tile_of_a_size tiles[LINES][VECTORS] = {
 /* ---------------------------------------------------------------- a round */
 
 struct weight_gradient {
-    const struct geometry *shape;
-    const float *gradient, *input;
+    struct window input; /* of this round's images */
+    struct frame frame;  /* of it */
+    const float *gradient;
+    int64_t gradient_image_step, channels; /* of the output */
     float *to;
-    int64_t frame_size[DIMENSIONS]; /* of one channel: what windows reach */
-    int64_t lines, panels, blocks;  /* of lines; of columns; of lines, each for a task */
-    int64_t image0, images;         /* of this round */
-    float *frame, *turned;          /* [image, channel in, frame], [panel, (image, position), column] */
+    int64_t lines, panels, blocks; /* of lines; of columns; of lines, each for a task */
+    int64_t image0;                /* of this round */
+    float *turned;                 /* [panel, (image, position), column] */
 };
 
-/* Panels but for the last are COLUMNS wide. */
-INLINE int64_t panel_width(const struct weight_gradient *it, int64_t panel) {
-    return round_up(least(it->shape->channels_out - panel * COLUMNS, COLUMNS), VW);
+/* Panels but for the last have COLUMNS channels; they are whole vectors wide. */
+INLINE int64_t panel_columns(const struct weight_gradient *it, int64_t panel) {
+    return least(it->channels - panel * COLUMNS, COLUMNS);
 }
 
-/* One channel of an image: a line of the frame after the other. */
-static void bring_frame(const struct weight_gradient *it, int64_t image, int64_t channel) {
-    const struct geometry *g = it->shape;
-    const int64_t *size = it->frame_size;
-    const float *from = it->input + ((it->image0 + image) * g->groups * g->channels_in + channel) * volume(g->in);
-    float *to = it->frame + (image * g->channels_in + channel) * volume(size);
-    int64_t left = least(g->padding[2], size[2]), count = most(least(g->in[2], size[2] - left), 0);
-    for (int64_t z = -g->padding[0]; z < size[0] - g->padding[0]; z++)
-        for (int64_t y = -g->padding[1]; y < size[1] - g->padding[1]; y++, to += size[2]) {
-            int64_t seen = z >= 0 && z < g->in[0] && y >= 0 && y < g->in[1] ? count : 0;
-            const float *line = from + (z * g->in[1] + y) * g->in[2];
-            FOR_VECTORS(i, w, 0, left) vstore_n(to + i, vset(0), w);
-            FOR_VECTORS(i, w, 0, seen) vstore_n(to + left + i, vload_n(line + i, w), w);
-            FOR_VECTORS(i, w, left + seen, size[2]) vstore_n(to + i, vset(0), w);
-        }
+INLINE int64_t panel_width(const struct weight_gradient *it, int64_t panel) { return round_up(panel_columns(it, panel), VW); }
+
+INLINE float *panel_begin(const struct weight_gradient *it, int64_t panel) {
+    return it->turned + panel * COLUMNS * it->input.images * volume(it->input.grid);
 }
 
-static void bring_gradient(const struct weight_gradient *it, int64_t image, int64_t panel) {
-    const struct geometry *g = it->shape;
-    int64_t outside = volume(g->out), width = panel_width(it, panel);
-    const float *from = it->gradient + ((it->image0 + image) * g->groups * g->channels_out + panel * COLUMNS) * outside;
-    float *to = it->turned + it->images * outside * panel * COLUMNS + image * outside * width;
-    tolsey_pack_depth(from, outside, least(g->channels_out - panel * COLUMNS, COLUMNS), outside, to, width, width);
-}
-
-/* Of each image the channels, then the panels. */
+/* Of the frame each channel of each image, then of each panel each image. */
 static int bring_some(void *ctx, int64_t begin, int64_t end) {
     const struct weight_gradient *it = ctx;
-    int64_t channels = it->shape->channels_in, each = channels + it->panels;
-    for (int64_t task = begin; task < end; task++) {
-        int64_t image = task / each, part = task % each;
-        if (part < channels)
-            bring_frame(it, image, part);
-        else
-            bring_gradient(it, image, part - channels);
+    int64_t images = it->input.images, of_frame = images * it->input.channels, positions = volume(it->input.grid);
+    for (int64_t place = begin; place < end; place++) {
+        if (place < of_frame) {
+            tolsey_fill_frame(&it->frame, place);
+            continue;
+        }
+        int64_t panel = (place - of_frame) / images, image = (place - of_frame) % images, width = panel_width(it, panel);
+        const float *from = it->gradient + (it->image0 + image) * it->gradient_image_step + panel * COLUMNS * positions;
+        float *to = panel_begin(it, panel) + image * positions * width;
+        tolsey_pack_depth(from, positions, panel_columns(it, panel), positions, to, width, width);
     }
     return TOLSEY_OK;
 }
 
 /* Where in the frame rows `row` … row + count - 1 begin. */
 static void places_of_rows(const struct weight_gradient *it, int64_t row, int64_t count, int64_t *at) {
-    const struct geometry *g = it->shape;
-    int64_t image_step = g->channels_in * volume(it->frame_size), digits[DIMENSIONS] = {0};
-    int64_t sizes[DIMENSIONS] = {g->out[0], g->out[1], 1}, image = split(row, sizes, digits);
+    const int64_t *grid = it->input.grid, rows[DIMENSIONS] = {grid[0], grid[1], 1};
+    int64_t digits[DIMENSIONS], image = split(row, rows, digits);
     for (int64_t r = 0; r < count; r++) {
-        int64_t line = digits[0] * g->stride[0] * it->frame_size[1] + digits[1] * g->stride[1];
-        at[r] = image * image_step + line * it->frame_size[2];
-        image += next(sizes, digits);
+        at[r] = place_of_position_in_frame(&it->frame, image, digits);
+        image += next(rows, digits);
     }
 }
 
 /* Where in the frame of an image line `line` begins. */
-INLINE const float *begin_of_line(const struct weight_gradient *it, int64_t line) {
-    const struct geometry *g = it->shape;
-    int64_t digits[DIMENSIONS], sizes[DIMENSIONS] = {g->kernel[0], g->kernel[1], 1}, channel = split(line, sizes, digits);
-    int64_t depth = channel * it->frame_size[0] + digits[0] * g->dilation[0];
-    return it->frame + (depth * it->frame_size[1] + digits[1] * g->dilation[1]) * it->frame_size[2];
+INLINE const float *line_begin(const struct weight_gradient *it, int64_t line) {
+    int64_t lines[DIMENSIONS] = {it->input.taps[0], it->input.taps[1], 1}, digits[DIMENSIONS];
+    int64_t channel = split(line, lines, digits);
+    return it->frame.data + place_of_tap_in_frame(&it->frame, channel, digits);
 }
 
 /* A block of lines against a panel, through all rows of the round. */
 static void multiply(const struct weight_gradient *it, int64_t panel, int64_t line0, int64_t lines, float *sums) {
-    const struct geometry *g = it->shape;
-    int64_t width = panel_width(it, panel), columns = least(g->channels_out - panel * COLUMNS, COLUMNS);
-    int64_t rows = it->images * g->out[0] * g->out[1], deepest = most(SLICE / g->out[2], 1), at[SLICE];
-    int64_t seen = it->lines * TAPS, tiles_of_block = (lines + LINES - 1) / LINES;
-    const float *b = it->turned + it->images * volume(g->out) * panel * COLUMNS;
-    float *c = it->to + panel * COLUMNS * seen + line0 * TAPS;
-    if (it->image0 > 0) tolsey_pack_depth(c, seen, columns, lines * TAPS, sums, width, width);
+    const int64_t *grid = it->input.grid;
+    int64_t width = panel_width(it, panel), columns = panel_columns(it, panel), parts = (lines + LINES - 1) / LINES;
+    int64_t rows = it->input.images * grid[0] * grid[1], deepest = most(SLICE / grid[2], 1), at[SLICE];
+    int64_t c_step = it->lines * TAPS;
+    float *c = it->to + panel * COLUMNS * c_step + line0 * TAPS;
+    if (it->image0 > 0) tolsey_pack_depth(c, c_step, columns, lines * TAPS, sums, width, width);
     for (int64_t row = 0; row < rows; row += deepest) {
+        const float *b = panel_begin(it, panel) + row * grid[2] * width;
         int64_t deep = least(rows - row, deepest);
         places_of_rows(it, row, deep, at);
-        for (int64_t part = 0; part < tiles_of_block; part++) {
-            int64_t begin = lines * part / tiles_of_block, count = lines * (part + 1) / tiles_of_block - begin;
+        for (int64_t part = 0; part < parts; part++) {
+            int64_t begin = lines * part / parts, count = lines * (part + 1) / parts - begin;
             const float *line[LINES];
-            for (int64_t l = 0; l < count; l++) line[l] = begin_of_line(it, line0 + begin + l);
-            tiles[count - 1][width / VW - 1](deep, at, g->out[2], g->stride[2], line, b + row * g->out[2] * width,
-                                             sums + begin * TAPS * width, it->image0 == 0 && row == 0);
+            for (int64_t l = 0; l < count; l++) line[l] = line_begin(it, line0 + begin + l);
+            tiles[count - 1][width / VW - 1](deep, at, grid[2], it->input.step[2], line, b, sums + begin * TAPS * width,
+                                             it->image0 == 0 && row == 0);
         }
     }
-    tolsey_pack_depth(sums, width, lines * TAPS, columns, c, seen, lines * TAPS);
+    tolsey_pack_depth(sums, width, lines * TAPS, columns, c, c_step, lines * TAPS);
 }
 
 static int multiply_some(void *ctx, int64_t begin, int64_t end) {
@@ -216,43 +198,43 @@ static int multiply_some(void *ctx, int64_t begin, int64_t end) {
 
 /* ---------------------------------------------------------------- one group */
 
-static void size_of_frame(const struct geometry *g, int64_t *size) {
-    for (int d = 0; d < DIMENSIONS; d++) size[d] = (g->out[d] - 1) * g->stride[d] + (g->kernel[d] - 1) * g->dilation[d] + 1;
+/* What a round holds of one image: frame, turned gradient. */
+INLINE int64_t frame_floats(const struct frame *frame) { return frame->window->channels * volume(frame->size); }
+INLINE int64_t turned_floats(const struct window *input, int64_t channels) {
+    return round_up(channels, VW) * volume(input->grid);
 }
 
-/* What a round holds of one image. */
-static int64_t floats_of_image(const struct geometry *g, const int64_t *frame_size) {
-    return g->channels_in * volume(frame_size) + round_up(g->channels_out, VW) * volume(g->out);
+int tolsey_weight_is_direct(const struct window *input, int64_t channels_out) {
+    if (input->taps[2] != TAPS || input->offset[2][1] != input->offset[2][0] + 1 || channels_out < VW) return 0;
+    if (input->images * input->channels * volume(input->grid) == 0) return 0;
+    struct frame frame = tolsey_frame_of(input);
+    return frame_floats(&frame) + turned_floats(input, channels_out) <= ROUND_FLOATS;
 }
 
-int tolsey_weight_is_direct(const struct geometry *g) {
-    if (g->kernel[2] != TAPS || g->dilation[2] != 1 || g->channels_out < VW) return 0;
-    if (g->images * g->channels_in * volume(g->out) == 0) return 0;
-    int64_t frame_size[DIMENSIONS];
-    size_of_frame(g, frame_size);
-    return floats_of_image(g, frame_size) <= ROUND_FLOATS;
-}
-
-int tolsey_weight_directly(const struct geometry *g, const float *gradient, const float *input, float *to) {
-    struct weight_gradient it = {.shape = g, .gradient = gradient, .input = input, .to = to};
-    it.lines = g->channels_in * g->kernel[0] * g->kernel[1];
-    it.panels = (g->channels_out + COLUMNS - 1) / COLUMNS;
-    size_of_frame(g, it.frame_size);
-    int64_t outside = volume(g->out), of_image = floats_of_image(g, it.frame_size);
-    int64_t at_once = least(ROUND_FLOATS / of_image, g->images), of_frame = g->channels_in * volume(it.frame_size);
-    int threads = tolsey_threads_worth((double)it.lines * TAPS * (double)g->channels_out * (double)(g->images * outside));
+int tolsey_weight_directly(const struct window *input, const float *gradient, int64_t gradient_image_step,
+                           int64_t channels_out, float *to) {
+    struct weight_gradient it = {.input = *input, .gradient = gradient, .channels = channels_out, .to = to};
+    it.gradient_image_step = gradient_image_step;
+    it.frame = tolsey_frame_of(&it.input);
+    it.lines = input->channels * input->taps[0] * input->taps[1];
+    it.panels = (channels_out + COLUMNS - 1) / COLUMNS;
+    int64_t of_frame = frame_floats(&it.frame), of_turned = turned_floats(input, channels_out);
+    int64_t at_once = least(ROUND_FLOATS / (of_frame + of_turned), input->images);
 
     /* Several tasks a thread, so that none waits long for another. */
+    double positions = (double)(input->images * volume(input->grid));
+    int threads = tolsey_threads_worth((double)it.lines * TAPS * (double)channels_out * positions);
     int64_t wanted = threads > 1 ? (4 * threads + it.panels - 1) / it.panels : 1;
     it.blocks = most((it.lines + BLOCK_LINES - 1) / BLOCK_LINES, least(wanted, (it.lines + LINES - 1) / LINES));
 
-    it.frame = tolsey_scratch(SCRATCH_PACK_A, sizeof(float) * (size_t)(at_once * of_frame));
-    it.turned = tolsey_scratch(SCRATCH_PACK_B, sizeof(float) * (size_t)(at_once * (of_image - of_frame)));
-    if (!it.frame || !it.turned) return TOLSEY_NO_MEMORY;
+    it.frame.data = tolsey_scratch(SCRATCH_EXTRA, sizeof(float) * (size_t)(at_once * of_frame));
+    it.turned = tolsey_scratch(SCRATCH_PACK_B, sizeof(float) * (size_t)(at_once * of_turned));
+    if (!it.frame.data || !it.turned) return TOLSEY_NO_MEMORY;
     int answer = TOLSEY_OK;
-    for (; it.image0 < g->images && answer == TOLSEY_OK; it.image0 += at_once) {
-        it.images = least(g->images - it.image0, at_once);
-        int64_t pieces = it.images * (g->channels_in + it.panels), tasks = it.panels * it.blocks;
+    for (; it.image0 < input->images && answer == TOLSEY_OK; it.image0 += at_once) {
+        it.input.data = input->data + it.image0 * input->image_step;
+        it.input.images = least(input->images - it.image0, at_once);
+        int64_t pieces = it.input.images * (input->channels + it.panels), tasks = it.panels * it.blocks;
         answer = tolsey_parallel(pieces, threads > 1 ? most(pieces / (8 * threads), 1) : pieces, bring_some, &it);
         if (answer == TOLSEY_OK) answer = tolsey_parallel(tasks, threads > 1 ? 1 : tasks, multiply_some, &it);
     }
