@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import numpy
 import pytest
@@ -12,12 +13,13 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tolsey.numerics import products
+from tolsey.numerics import build, products
 from tolsey.numerics.library import Library
 from tolsey.numerics.products import Geometry
 from tolsey.numerics.reference import products as reference
 
 from .numbers import F32, assert_same_bits, draw
+from .test_products import SMALL, changed
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,21 @@ CASES = {
     "2d whole image": Case(2, 1, 3, 4, (6, 5), (6, 5), (1, 1), (0, 0), (1, 1)),
     "2d stride that divides nothing": Case(1, 1, 2, 2, (9, 9), (3, 3), (4, 4), (0, 0), (2, 2)),
     "3d": Case(2, 1, 2, 3, (5, 6, 7), (2, 3, 3), (2, 1, 2), (1, 2, 0), (1, 1, 1)),
+    # Gradients of the weight that are read where the input lies: windows three wide, channels out for a vector or more.
+    "1d three wide": Case(3, 1, 5, 35, (30,), (3,), (1,), (1,), (1,)),
+    "1d three wide, rows beyond a slice": Case(2, 1, 1, 16, (600,), (3,), (2,), (0,), (1,)),
+    "2d three wide": Case(3, 1, 5, 50, (6, 5), (3, 3), (1, 1), (1, 1), (1, 1)),
+    "2d three wide, stride, groups": Case(2, 2, 3, 17, (9, 8), (2, 3), (2, 2), (1, 0), (2, 1)),
+    "2d three wide, padding beyond the window": Case(2, 1, 2, 16, (3, 2), (1, 3), (1, 1), (2, 4), (1, 1)),
+    "2d three wide, padding beyond the input": Case(1, 1, 2, 16, (1, 1), (3, 3), (1, 5), (1, 7), (1, 1)),
+    "3d three wide": Case(2, 1, 2, 24, (4, 3, 5), (3, 2, 3), (1, 1, 2), (1, 0, 1), (1, 2, 1)),
+    # Positions that are read where they lie: whole vectors of them in a line, and more than gemm.c's FEW_USES.
+    "2d lying": Case(2, 1, 3, 5, (8, 32), (3, 3), (1, 1), (1, 1), (1, 1)),
+    "2d lying, groups, no padding": Case(2, 2, 2, 14, (9, 34), (3, 3), (1, 1), (0, 0), (1, 1)),
+    "2d lying, stride of lines, dilation": Case(3, 1, 3, 2, (20, 16), (2, 3), (2, 1), (1, 2), (2, 2)),
+    "2d lying, in the gradient of a stride": Case(3, 1, 3, 4, (18, 64), (3, 3), (2, 2), (1, 1), (1, 1)),
+    "2d lying, padding beyond the window": Case(2, 1, 2, 3, (20, 11), (2, 2), (1, 1), (3, 3), (1, 1)),
+    "3d lying": Case(2, 1, 2, 3, (3, 5, 16), (2, 3, 3), (1, 1, 1), (1, 1, 1), (1, 1, 1)),
     "no image": Case(0, 1, 2, 3, (5, 5), (3, 3), (1, 1), (1, 1), (1, 1)),
     "no channel": Case(2, 1, 0, 3, (5, 5), (3, 3), (1, 1), (1, 1), (1, 1)),
 }
@@ -200,6 +217,110 @@ def test_convolution_and_gradients_agree_with_autograd_in_binary64(lib: Library,
     for mine, exact, size, length in zip(found, *results, lengths, strict=True):
         assert mine.shape == exact.shape
         assert (numpy.abs(mine - exact) <= (length + 2) * 2.0**-24 * size).all()
+
+
+@pytest.mark.parametrize("isa", build.runnable())
+def test_every_boundary_of_blocks_crossed_many_times_changes_nothing(
+    isa: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lib = changed(isa, SMALL, tmp_path, monkeypatch)
+    for name in CASES:
+        for threads in (1, 2, 5):
+            lib.threads = threads
+            check(lib, CASES[name], solved(name, "special"))
+    lib.threads = 1
+
+
+@pytest.mark.parametrize("isa", build.runnable())
+@pytest.mark.parametrize(
+    ("mutation", "new"),
+    [("another tap", "depths[k ? k - 1 : k]"), ("another line", "(depths[k] & ~15)"), ("the order given", "depths[k]")],
+)
+def test_positions_read_from_another_place_are_seen(
+    mutation: str, new: str, isa: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So the cases do read positions where they lie, and would see it if they were read elsewhere."""
+    lib = changed(isa, [("lying[v] + depths[k]", f"lying[v] + {new}")], tmp_path, monkeypatch)
+    names = [name for name in CASES if "lying" in name]
+    wrong = []
+    for name in names:
+        try:
+            check(lib, CASES[name], solved(name, "unit"))
+        except AssertionError:
+            wrong.append(name)
+    assert wrong == ([] if mutation == "the order given" else names)
+
+
+THREE_WIDE = [name for name in CASES if "three wide" in name]
+
+
+@pytest.mark.parametrize("isa", build.runnable())
+def test_every_boundary_of_the_weights_gradient_crossed_many_times_changes_nothing(
+    isa: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What takes millions of numbers otherwise: several rounds of images, slices of rows, blocks of lines."""
+    small = [
+        ("#define SLICE 256", "#define SLICE 12"),
+        ("#define BLOCK_LINES (LINES * 24)", "#define BLOCK_LINES (LINES * 2)"),
+        ("#define ROUND_FLOATS MOST_FRAME_FLOATS", "#define ROUND_FLOATS ((int64_t)5000)"),
+        (
+            "int threads = tolsey_threads_worth((double)it.lines",
+            "int threads = tolsey_threads_worth(1e9 * (double)it.lines",
+        ),
+    ]
+    lib = changed(isa, small, tmp_path, monkeypatch, "conv_weight.c")
+    for name in THREE_WIDE:
+        all_ = solved(name, "special")
+        for threads in (1, 2, 5):
+            lib.threads = threads
+            found = products.convolution_backward_weight(lib, CASES[name].geometry, all_["gradient"], all_["x"])
+            assert_same_bits(found, all_["backward_weight"])
+    lib.threads = 1
+
+
+MUTATIONS = {
+    "two accumulators": [
+        ("    for (int64_t r = 0; r < rows; r++) {\n        const float *a[LINES];",
+         "    vf odd[LINES * TAPS][VECTORS];\n    memset(odd, 0, sizeof odd);\n"
+         "    for (int64_t r = 0; r < rows; r++) {\n        const float *a[LINES];"),
+        ("acc[i][v] = vfma(y[v], x, acc[i][v]);",
+         "{ vf *to = k & 1 ? &odd[i][v] : &acc[i][v]; *to = vfma(y[v], x, *to); }"),
+        ("vstore(sums + (i * vectors + v) * VW, acc[i][v]);",
+         "vstore(sums + (i * vectors + v) * VW, acc[i][v] + odd[i][v]);"),
+    ],
+    "two roundings": [("acc[i][v] = vfma(y[v], x, acc[i][v])", "acc[i][v] = y[v] * x + acc[i][v]")],
+    "descending places": [
+        ("        for (int64_t k = 0; k < width; k++) {\n            vf y",
+         "        for (int l = 0; l < lines; l++) a[l] += (width - 1) * step;\n"
+         "        b += (width - 1) * vectors * VW;\n        for (int64_t k = 0; k < width; k++) {\n            vf y"),
+        ("a[l] += step;\n            b += vectors * VW;\n        }",
+         "a[l] -= step;\n            b -= vectors * VW;\n        }\n        b += (width + 1) * vectors * VW;"),
+    ],
+    "slices summed apart": [
+        ("it->image0 == 0 && row == 0", "1"),
+        ("    int64_t c_step = it->lines * TAPS;",
+         "    int64_t c_step = it->lines * TAPS;\n    float total[BLOCK_LINES * TAPS * COLUMNS] = {0};"),
+        ("        }\n    }\n    tolsey_pack_depth(sums, width",
+         "        }\n        for (int64_t i = 0; i < lines * TAPS * width; i++) total[i] += sums[i];\n    }\n"
+         "    tolsey_pack_depth(total, width"),
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("isa", build.runnable())
+@pytest.mark.parametrize("mutation", [None, *MUTATIONS])
+def test_changed_order_of_the_weights_gradient_is_caught(
+    mutation: str | None, isa: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lib = changed(isa, MUTATIONS[mutation] if mutation else [], tmp_path, monkeypatch, "conv_weight.c")
+    case = Case(5, 1, 3, 20, (11, 10), (3, 3), (1, 1), (1, 1), (1, 1))
+    all_ = solve(case, "unit", seed=1)
+    found = products.convolution_backward_weight(lib, case.geometry, all_["gradient"], all_["x"])
+    if mutation is None:
+        assert_same_bits(found, all_["backward_weight"])
+        return
+    with pytest.raises(AssertionError, match="differ, first at"):
+        assert_same_bits(found, all_["backward_weight"])
 
 
 def test_padding_takes_part_as_plus_zero_so_an_infinite_weight_gives_nan_at_the_border(lib: Library) -> None:

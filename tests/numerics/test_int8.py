@@ -293,8 +293,8 @@ def changed(isa: str, changes: list[tuple[str, str]], folder: Path, monkeypatch:
     """A build of the products in which each old text of int8.c or its tile is a new one; quickly compiled."""
     native = folder / "native"
     native.mkdir()
-    parts = (build.SOURCES / f"{name}.c" for name in ("gemm", "conv", "control", "parallel", "scratch"))
-    for path in (*parts, *build.SOURCES.glob("*.h")):
+    parts = (build.SOURCES / f"{name}.c" for name in ("gemm", "control", "parallel", "scratch"))
+    for path in (*parts, *build.SOURCES.glob("conv*.c"), *build.SOURCES.glob("*.h")):
         shutil.copy(path, native)
     texts = {name: (build.SOURCES / name).read_text() for name in ("int8.c", "int8_tile.h")}
     for old, new in changes:

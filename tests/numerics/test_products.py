@@ -200,36 +200,42 @@ def test_shapes_that_do_not_fit_are_refused(lib: Library) -> None:
         products.gemm(lib, a, a.T, out=numpy.zeros((3, 3), numpy.float32))
 
 
-def changed(isa: str, changes: list[tuple[str, str]], folder: Path, monkeypatch: pytest.MonkeyPatch) -> Library:
-    """A build of gemm.c in which each old text is a new one."""
+def changed(
+    isa: str, changes: list[tuple[str, str]], folder: Path, monkeypatch: pytest.MonkeyPatch, source: str = "gemm.c"
+) -> Library:
+    """A build of products and convolutions in which each old text of `source` is a new one."""
     native = folder / "native"
     native.mkdir()
-    for name in ("base.h", "choosing.h", "gemm.h", "control.c", "parallel.c", "scratch.c"):
-        shutil.copy(build.SOURCES / name, native)
-    text = (build.SOURCES / "gemm.c").read_text()
+    parts = (build.SOURCES / f"{name}.c" for name in ("gemm", "control", "parallel", "scratch"))
+    for path in (*parts, *build.SOURCES.glob("conv*.c"), *build.SOURCES.glob("*.h")):
+        shutil.copy(path, native)
+    text = (native / source).read_text()
     for old, new in changes:
         assert text.count(old) == 1, f"the source no longer says {old!r} once"
         text = text.replace(old, new)
-    (native / "gemm.c").write_text(text)
+    (native / source).write_text(text)
     monkeypatch.setattr(build, "SOURCES", native)
     return Library(isa, build.compile_build(isa, folder))
+
+
+SMALL = [
+    ("#define SLICE 256", "#define SLICE 8"),
+    ("#define BLOCK_ROWS (TILE_ROWS * 24)", "#define BLOCK_ROWS (TILE_ROWS * 2)"),
+    ("#define BLOCK_COLUMNS 512", "#define BLOCK_COLUMNS (TILE_COLUMNS * 2)"),
+    ("#define SHARED_FLOATS ((int64_t)4 << 20)", "#define SHARED_FLOATS ((int64_t)1 << 10)"),
+    ("#define WORTH_A_THREAD ((double)(1 << 19))", "#define WORTH_A_THREAD 1.0"),
+    ("FEW_USES = 384", "FEW_USES = 40"),
+    ("CROWDED = 512", "CROWDED = 5"),
+]
+"""Blocks of gemm.c so small that every boundary is crossed many times: what takes millions of numbers otherwise."""
 
 
 @pytest.mark.parametrize("isa", build.runnable())
 def test_every_boundary_of_blocks_crossed_many_times_changes_nothing(
     isa: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What takes millions of numbers otherwise: several rounds of rows, of columns and of k."""
-    small = [
-        ("#define SLICE 256", "#define SLICE 8"),
-        ("#define BLOCK_ROWS (TILE_ROWS * 24)", "#define BLOCK_ROWS (TILE_ROWS * 2)"),
-        ("#define BLOCK_COLUMNS 512", "#define BLOCK_COLUMNS (TILE_COLUMNS * 2)"),
-        ("#define SHARED_FLOATS ((int64_t)4 << 20)", "#define SHARED_FLOATS ((int64_t)1 << 10)"),
-        ("#define WORTH_A_THREAD ((double)(1 << 19))", "#define WORTH_A_THREAD 1.0"),
-        ("FEW_USES = 384", "FEW_USES = 40"),
-        ("CROWDED = 512", "CROWDED = 5"),
-    ]
-    lib = changed(isa, small, tmp_path, monkeypatch)
+    """Several rounds of rows, of columns and of k."""
+    lib = changed(isa, SMALL, tmp_path, monkeypatch)
     for m, n, k in [*SHAPES, (100, 90, 80), (90, 100, 80), (160, 33, 150), (33, 160, 150)]:
         a, b, bias, expected = case("special", m, n, k)
         for threads in (1, 2, 5):

@@ -4,54 +4,17 @@
  *   backward input    C[channel in, position]      = weight turned x  output gradient seen at (channel out, kd, kh, kw)
  *   backward weight   C[channel out, (in, window)] = output gradient x input, over (image, od, oh, ow)
  *
- * The forward of a transposed convolution is the backward input of the ordinary one, and so on round.
+ * The forward of a transposed convolution is the backward input of the ordinary one, and so on round. Where windows are three
+ * wide, conv_weight.c computes the gradient of the weight.
  *
  * A *window* looks at a source through taps from a grid of positions: position (a, b, c) of image n and tap (channel, t0, t1,
  * t2) see the source at (a * step + offset of t) in each dimension, or +0 where that lies outside. In the backward input
  * with a stride, a position is reached only by taps whose distance divides by the stride. So positions are dealt with in
- * *phases*, those of equal remainder: within one the same taps meet every position, and each steps by one. */
-#include "gemm.h"
+ * *phases*, those of equal remainder: within one the same taps meet every position, and each steps by one.
+ *
+ * What a window sees is packed into panels, or, where few rows of C would read a panel, read from a *frame* (conv.h). */
+#include "conv.h"
 #include <stdlib.h>
-
-enum { DIMENSIONS = 3 };
-
-/* As library.py's callers lay it out: the ordinary convolution's view, also for a transposed one. */
-struct geometry {
-    int64_t images, groups, channels_in, channels_out; /* channels of one group */
-    int64_t in[DIMENSIONS], kernel[DIMENSIONS], stride[DIMENSIONS], padding[DIMENSIONS], dilation[DIMENSIONS];
-    int64_t out[DIMENSIONS];
-};
-
-struct window {
-    const float *data;
-    int64_t images, image_step, channel_step;
-    const int64_t *size; /* of the source */
-    int64_t grid[DIMENSIONS], step[DIMENSIONS];
-    int64_t taps[DIMENSIONS];
-    const int64_t *offset[DIMENSIONS]; /* of each tap */
-};
-
-INLINE int64_t volume(const int64_t *size) { return size[0] * size[1] * size[2]; }
-
-/* Counts through three digits, the last one fastest; returns what overflows into the next image or channel. */
-INLINE int64_t split(int64_t at, const int64_t *sizes, int64_t *digits) {
-    digits[2] = at % sizes[2];
-    at /= sizes[2];
-    digits[1] = at % sizes[1];
-    at /= sizes[1];
-    digits[0] = at % sizes[0];
-    return at / sizes[0];
-}
-
-INLINE int64_t next(const int64_t *sizes, int64_t *digits) {
-    if (++digits[2] < sizes[2]) return 0;
-    digits[2] = 0;
-    if (++digits[1] < sizes[1]) return 0;
-    digits[1] = 0;
-    if (++digits[0] < sizes[0]) return 0;
-    digits[0] = 0;
-    return 1;
-}
 
 /* ---------------------------------------------------------------- seeing */
 
@@ -299,6 +262,47 @@ static void pack_positions(const struct side *side, int64_t lane0, int64_t lanes
     }
 }
 
+static int fill_some(void *ctx, int64_t begin, int64_t end) {
+    for (int64_t place = begin; place < end; place++) tolsey_fill_frame(ctx, place);
+    return TOLSEY_OK;
+}
+
+static void lie_positions(const struct side *side, int64_t lane0, int64_t vectors, const float **to) {
+    const struct frame *it = side->lying;
+    const struct window *window = it->window;
+    int64_t digits[DIMENSIONS], image = split(lane0, window->grid, digits);
+    for (int64_t v = 0; v < vectors; v++) {
+        to[v] = it->data + place_of_position_in_frame(it, image, digits);
+        digits[2] += VW - 1;
+        image += next(window->grid, digits);
+    }
+}
+
+/* Lanes are positions, depth is taps, for a product of m rows: read from a frame where whole vectors of positions lie in a
+ * line and several taps see each, so that the frame is less to copy than panels. */
+static struct side side_of_positions(const struct window *it, int64_t m, struct frame *frame) {
+    struct side side = {.pack = pack_positions, .more = it};
+    int64_t taps = volume(it->taps), positions = it->images * volume(it->grid);
+    if (!frame || it->step[2] != 1 || it->grid[2] % VW != 0 || taps < 2 || !tolsey_reads_in_place(m, positions)) return side;
+    *frame = tolsey_frame_of(it);
+    int64_t floats = it->images * it->channels * volume(frame->size);
+    if (floats > MOST_FRAME_FLOATS) return side;
+    int64_t *depths = tolsey_scratch(SCRATCH_ROW, sizeof(int64_t) * (size_t)(it->channels * taps));
+    frame->data = tolsey_scratch(SCRATCH_EXTRA, sizeof(float) * (size_t)floats);
+    if (!depths || !frame->data) return side;
+    int64_t digits[DIMENSIONS] = {0}, channel = 0;
+    for (int64_t k = 0; k < it->channels * taps; k++) {
+        depths[k] = place_of_tap_in_frame(frame, channel, digits);
+        channel += next(it->taps, digits);
+    }
+    int64_t pieces = it->images * it->channels, threads = tolsey_threads_worth((double)floats);
+    tolsey_parallel(pieces, threads > 1 ? most(pieces / (8 * threads), 1) : pieces, fill_some, frame);
+    side.lie = lie_positions;
+    side.lying = frame;
+    side.depths = depths;
+    return side;
+}
+
 /* Lanes are taps, depth is positions: how the gradient of the weight reads the input. */
 static void pack_taps(const struct side *side, int64_t lane0, int64_t lanes, int64_t k0, int64_t depth, float *to,
                       int64_t step) {
@@ -371,6 +375,14 @@ static void pack_turned(const struct side *side, int64_t lane0, int64_t lanes, i
                         int64_t step) {
     const struct turned *it = side->more;
     int64_t window = volume(it->kernel), tap[DIMENSIONS], channel = split(k0, it->taps, tap);
+    if (volume(it->taps) == window && window > VW / 4) { /* every tap, in the kernel's order: side by side */
+        for (int64_t from = k0 % window, deep; depth > 0; channel++, depth -= deep, to += deep * step, from = 0) {
+            deep = least(window - from, depth);
+            const float *lane = side->data + (channel * it->channels_in + lane0) * window + from;
+            tolsey_pack_depth(lane, window, lanes, deep, to, step, step);
+        }
+        return;
+    }
     for (int64_t k = 0; k < depth; k++, to += step) {
         const float *from = side->data + (channel * it->channels_in + lane0) * window + place_of_tap(it, tap);
         for (int64_t l = 0; l < lanes; l++) to[l] = from[l * window];
@@ -449,6 +461,7 @@ static int forward_group(const struct convolution *it, int64_t group) {
     int64_t inside = volume(g->in), outside = volume(g->out), depth = g->channels_in * volume(g->kernel);
     struct window window = {.data = it->input + group * g->channels_in * inside,
                             .images = g->images,
+                            .channels = g->channels_in,
                             .image_step = g->groups * g->channels_in * inside,
                             .channel_step = inside,
                             .size = g->in};
@@ -471,8 +484,9 @@ static int forward_group(const struct convolution *it, int64_t group) {
         multiply_directly(&window, &direct);
         return TOLSEY_OK;
     }
+    struct frame frame;
     struct side a = tolsey_strided(it->weight + group * g->channels_out * depth, depth, 1);
-    struct side b = {.pack = pack_positions, .more = &window};
+    struct side b = side_of_positions(&window, g->channels_out, it->multiplication == tolsey_product ? &frame : NULL);
     struct target c = {it->to + group * g->channels_out * outside, outside, 0, places_of_grid,
                        it->bias ? it->bias + group * g->channels_out : NULL, 1, 0, &grid};
     return it->multiplication(g->channels_out, g->images * outside, depth, &a, &b, &c);
@@ -483,6 +497,7 @@ static int backward_input_phase(const struct convolution *it, int64_t group, con
     int64_t inside = volume(g->in), outside = volume(g->out);
     struct window window = {.data = it->output + group * g->channels_out * outside,
                             .images = g->images,
+                            .channels = g->channels_out,
                             .image_step = g->groups * g->channels_out * outside,
                             .channel_step = outside,
                             .size = g->out};
@@ -515,8 +530,9 @@ static int backward_input_phase(const struct convolution *it, int64_t group, con
         multiply_directly(&window, &direct);
         return TOLSEY_OK;
     }
+    struct frame frame;
     struct side a = {.pack = pack_turned, .data = weight, .more = &turned};
-    struct side b = {.pack = pack_positions, .more = &window};
+    struct side b = side_of_positions(&window, g->channels_in, it->multiplication == tolsey_product ? &frame : NULL);
     struct target c = {it->to + group * g->channels_in * inside, inside, 0, places_of_grid,
                        it->bias ? it->bias + group * g->channels_in : NULL, 1, 0, &grid};
     return it->multiplication(g->channels_in, g->images * volume(grid.grid), g->channels_out * volume(turned.taps), &a, &b, &c);
@@ -538,6 +554,7 @@ static int backward_weight_group(const struct convolution *it, int64_t group) {
                               .image_step = g->groups * g->channels_out * outside};
     struct window window = {.data = it->input + group * g->channels_in * inside,
                             .images = g->images,
+                            .channels = g->channels_in,
                             .image_step = g->groups * g->channels_in * inside,
                             .channel_step = inside,
                             .size = g->in};
@@ -547,6 +564,9 @@ static int backward_weight_group(const struct convolution *it, int64_t group) {
         window.taps[d] = g->kernel[d];
         window.offset[d] = it->taps.offset[d];
     }
+    if (it->multiplication == tolsey_product && tolsey_weight_is_direct(&window, g->channels_out))
+        return tolsey_weight_directly(&window, gradient.data, gradient.image_step, g->channels_out,
+                                      it->to + group * g->channels_out * seen);
     struct side a = {.pack = pack_images, .rows = rows_images, .more = &gradient};
     struct side b = {.pack = pack_taps, .more = &window};
     struct target c = {it->to + group * g->channels_out * seen, seen, 1, tolsey_places_strided, NULL, 0, 0, NULL};

@@ -14,7 +14,8 @@
  *
  *   C of many rows   B is shared; a task's block of A, a slice of it, stays in the second-level cache, a panel of B in the
  *                    first while panels of A go by, and the next panel of B is fetched meanwhile
- *   C of few rows    A is shared, a slice of it stays in the second-level cache; a panel of B is packed into the first */
+ *   C of few rows    A is shared, a slice of it stays in the second-level cache; a panel of B is packed into the first,
+ *                    or, where B knows how (a convolution's source), read where it lies */
 #include "gemm.h"
 
 #if defined(TOLSEY_AVX512)
@@ -146,16 +147,22 @@ static void rows_strided(const struct side *it, int64_t lane0, int64_t lanes, in
 }
 
 struct side tolsey_strided(const float *data, int64_t lane_step, int64_t depth_step) {
-    return (struct side){pack_strided, depth_step == 1 ? rows_strided : NULL, data, lane_step, depth_step, NULL};
+    return (struct side){.pack = pack_strided,
+                         .rows = depth_step == 1 ? rows_strided : NULL,
+                         .data = data,
+                         .lane_step = lane_step,
+                         .depth_step = depth_step};
 }
 
 /* ---------------------------------------------------------------- one tile */
 
 /* rows x (vectors * VW) of C: loaded unless this is the first slice, carried through `depth` values of k, stored. A is a
- * panel, or rows that begin a_row apart. c[v] is where row 0 of vector v lies; `last` of the last vector's lanes exist. The
- * constants `rows`, `vectors` and `panel` make it straight code. */
-INLINE void tile(const int rows, const int vectors, const int panel, int64_t depth, const float *a, int64_t a_row,
-                 const float *b, float *const *c, int64_t row_step, int64_t last, int first) {
+ * panel, or rows that begin a_row apart. B is a panel, or lies (as struct side says) at `lying` and `depths`. c[v] is where row
+ * 0 of vector v lies; `last` of the last vector's lanes exist. The constants `rows`, `vectors`, `panel` (of A) and `lies` (of
+ * B) make it straight code. */
+INLINE void tile(const int rows, const int vectors, const int panel, const int lies, int64_t depth, const float *a,
+                 int64_t a_row, const float *b, const float *const *lying, const int64_t *depths, float *const *c,
+                 int64_t row_step, int64_t last, int first) {
     vf acc[TILE_ROWS][TILE_VECTORS];
 #pragma GCC unroll 16
     for (int i = 0; i < rows; i++)
@@ -176,7 +183,7 @@ INLINE void tile(const int rows, const int vectors, const int panel, int64_t dep
     for (int64_t k = 0; k < depth; k++) {
         vf y[TILE_VECTORS];
 #pragma GCC unroll 4
-        for (int v = 0; v < vectors; v++) y[v] = vload(b + v * VW);
+        for (int v = 0; v < vectors; v++) y[v] = vload(lies ? lying[v] + depths[k] : b + v * VW);
 #pragma GCC unroll 16
         for (int i = 0; i < rows; i++) {
             vf x = vset(panel ? a[i] : a[i * a_row]);
@@ -197,15 +204,18 @@ INLINE void tile(const int rows, const int vectors, const int panel, int64_t dep
         }
 }
 
-typedef void (*tile_of_a_size)(int64_t depth, const float *a, int64_t a_row, const float *b, float *const *c,
-                               int64_t row_step, int64_t last, int first);
+typedef void (*tile_of_a_size)(int64_t depth, const float *a, int64_t a_row, const float *b, const float *const *lying,
+                               const int64_t *depths, float *const *c, int64_t row_step, int64_t last, int first);
 #define TILE_OF(rows, vectors)                                                                                         \
-    static void tile_##rows##_##vectors(int64_t depth, const float *a, int64_t a_row, const float *b, float *const *c, \
+    static void tile_##rows##_##vectors(int64_t depth, const float *a, int64_t a_row, const float *b,                  \
+                                        const float *const *lying, const int64_t *depths, float *const *c,             \
                                         int64_t row_step, int64_t last, int first) {                                   \
-        if (a_row == 0)                                                                                                \
-            tile(rows, vectors, 1, depth, a, 0, b, c, row_step, last, first);                                          \
+        if (depths)                                                                                                    \
+            tile(rows, vectors, 1, 1, depth, a, 0, NULL, lying, depths, c, row_step, last, first);                     \
+        else if (a_row == 0)                                                                                           \
+            tile(rows, vectors, 1, 0, depth, a, 0, b, NULL, NULL, c, row_step, last, first);                           \
         else                                                                                                           \
-            tile(rows, vectors, 0, depth, a, a_row, b, c, row_step, last, first);                                      \
+            tile(rows, vectors, 0, 0, depth, a, a_row, b, NULL, NULL, c, row_step, last, first);                       \
     }
 #if TILE_VECTORS == 3
 #define TILES_OF(rows) TILE_OF(rows, 1) TILE_OF(rows, 2) TILE_OF(rows, 3)
@@ -257,7 +267,9 @@ struct block {
     int64_t i0, rows, j0, columns, depth;
     int first, last; /* slices: nothing in C yet; add the bias now */
     const float *a, *b;
-    int64_t a_row; /* A's rows are so far apart; 0: A is in panels */
+    int64_t a_row;           /* A's rows are so far apart; 0: A is in panels */
+    const struct side *lies; /* B, where it is read where it lies, else NULL */
+    const int64_t *depths;   /* of this slice */
 };
 
 /* One addition to each element of a tile's worth of columns, as they lie. */
@@ -280,7 +292,7 @@ static void add_bias(const struct target *c, int64_t i0, int64_t rows, int64_t j
 
 /* A tile whose columns do not lie side by side: through a small square of memory. */
 static void scattered_tile(const struct block *it, int64_t i, int64_t rows, int64_t columns, const int64_t *place,
-                           const float *a, const float *b) {
+                           const float *a, const float *b, const float *const *lying) {
     float square[TILE_ROWS * TILE_COLUMNS] __attribute__((aligned(64)));
     float *vectors[TILE_VECTORS];
     int64_t used = (columns + VW - 1) / VW;
@@ -291,7 +303,8 @@ static void scattered_tile(const struct block *it, int64_t i, int64_t rows, int6
     if (!it->first)
         for (int64_t r = 0; r < rows; r++)
             for (int64_t j = 0; j < columns; j++) square[r * TILE_COLUMNS + j] = c[r * it->c->row_step + place[j]];
-    tiles[rows - 1][used - 1](it->depth, a, it->a_row, b, vectors, TILE_COLUMNS, columns - (used - 1) * VW, it->first);
+    tiles[rows - 1][used - 1](it->depth, a, it->a_row, b, lying, it->depths, vectors, TILE_COLUMNS,
+                              columns - (used - 1) * VW, it->first);
     for (int64_t r = 0; r < rows; r++)
         for (int64_t j = 0; j < columns; j++) c[r * it->c->row_step + place[j]] = square[r * TILE_COLUMNS + j];
 }
@@ -309,20 +322,22 @@ static void multiply(const struct block *it) {
     for (int64_t j = 0; j < it->columns; j += TILE_COLUMNS) {
         int64_t columns = least(it->columns - j, TILE_COLUMNS), used = (columns + VW - 1) / VW;
         int64_t last = columns - (used - 1) * VW, place[TILE_COLUMNS];
+        const float *lying[TILE_VECTORS];
         int side_by_side = 1;
+        if (it->lies) it->lies->lie(it->lies, it->j0 + j, used, lying);
         it->c->places(it->c, it->j0 + j, columns, place);
         for (int64_t l = 0; l < columns; l++) side_by_side &= place[l] == place[l / VW * VW] + l % VW;
         for (int64_t panel = 0; panel < panels; panel++) {
             int64_t begin = panel_begin(it->rows, panel), rows = panel_begin(it->rows, panel + 1) - begin;
-            const float *a = it->a + begin * (it->a_row ? it->a_row : it->depth), *b = it->b + j * it->depth;
-            if (it->columns - j > TILE_COLUMNS) fetch_next(b, it->depth, panel, panels);
+            const float *a = it->a + begin * (it->a_row ? it->a_row : it->depth), *b = it->lies ? NULL : it->b + j * it->depth;
+            if (b && it->columns - j > TILE_COLUMNS) fetch_next(b, it->depth, panel, panels);
             if (side_by_side) {
                 float *c[TILE_VECTORS];
                 for (int64_t v = 0; v < used; v++)
                     c[v] = it->c->data + (it->i0 + begin) * it->c->row_step + place[v * VW];
-                tiles[rows - 1][used - 1](it->depth, a, it->a_row, b, c, it->c->row_step, last, it->first);
+                tiles[rows - 1][used - 1](it->depth, a, it->a_row, b, lying, it->depths, c, it->c->row_step, last, it->first);
             } else {
-                scattered_tile(it, it->i0 + begin, rows, columns, place, a, b);
+                scattered_tile(it, it->i0 + begin, rows, columns, place, a, b, lying);
             }
             if (it->last && it->c->bias)
                 add_bias(it->c, it->i0 + begin, rows, it->j0 + j, columns, place, side_by_side);
@@ -350,6 +365,7 @@ struct product {
     enum form form; /* of A */
     int64_t a_row;
     int few_rows;                    /* A is shared, else B */
+    int lies;                        /* B is read where it lies */
     int64_t lane0, lanes, k0, depth; /* of the shared side, this round */
     int64_t slice;                   /* of k, dealt out evenly, so that no slice is a short one */
     int64_t slice_floats;            /* of the shared side, packed */
@@ -388,12 +404,20 @@ static int pack_some(void *ctx, int64_t begin, int64_t end) {
     return TOLSEY_OK;
 }
 
-/* C of few rows: columns from … from + count - 1 of it, a panel of B at a time. */
+/* C of few rows: columns from … from + count - 1 of it, a panel of B at a time, or B where it lies. */
 static void multiply_columns(const struct product *it, struct block *block, int64_t from, int64_t count, const float *shared,
                              int64_t k, float *own) {
     block->a = it->form == WHERE_IT_LIES ? bring_rows(it, it->lane0, it->lanes, k, block->depth, NULL) : shared;
     block->i0 = it->lane0;
     block->rows = it->lanes;
+    if (it->lies) {
+        block->lies = it->b;
+        block->depths = it->b->depths + k;
+        block->j0 = from;
+        block->columns = count;
+        multiply(block);
+        return;
+    }
     block->b = own;
     for (int64_t panel = 0; panel * TILE_COLUMNS < count; panel++) {
         pack_columns(it->b, from, count, panel, k, block->depth, own);
@@ -444,17 +468,25 @@ static int nothing_to_multiply(int64_t m, int64_t n, const struct target *c) {
     return TOLSEY_OK;
 }
 
+INLINE int has_few_rows(int64_t m, int64_t n) { return m < n && m <= BLOCK_ROWS; }
+
+/* With A in panels, as it is where there are many columns. */
+int tolsey_reads_in_place(int64_t m, int64_t n) { return has_few_rows(m, n) && n > FEW_USES; }
+
+int tolsey_threads_worth(double multiplications) { return multiplications < WORTH_A_THREAD ? 1 : tolsey_helpers(); }
+
 int tolsey_product(int64_t m, int64_t n, int64_t k, const struct side *a, const struct side *b, const struct target *c) {
     if (m == 0 || n == 0) return TOLSEY_OK;
     if (k == 0) return nothing_to_multiply(m, n, c);
-    struct product it = {.a = a, .b = b, .c = c, .m = m, .n = n, .k = k, .few_rows = m < n && m <= BLOCK_ROWS};
+    struct product it = {.a = a, .b = b, .c = c, .m = m, .n = n, .k = k, .few_rows = has_few_rows(m, n)};
+    it.lies = b->lie && tolsey_reads_in_place(m, n);
     it.form = !a->rows || n > FEW_USES                                      ? IN_PANELS
               : a->rows == rows_strided && a->lane_step % CROWDED != 0 ? WHERE_IT_LIES
                                                                         : IN_ROWS;
     it.a_row = it.form == WHERE_IT_LIES ? a->lane_step : it.form == IN_ROWS ? ROW_STEP : 0;
     int64_t shared_all = it.few_rows ? m : n, other_all = it.few_rows ? n : m;
     int64_t unit = it.few_rows ? TILE_ROWS : TILE_COLUMNS, other_unit = it.few_rows ? TILE_COLUMNS : TILE_ROWS;
-    int threads = (double)m * (double)n * (double)k < WORTH_A_THREAD ? 1 : tolsey_helpers();
+    int threads = tolsey_threads_worth((double)m * (double)n * (double)k);
 
     /* Several tasks a thread, so that none waits long for another; a block is packed once and wants to be used often. */
     it.block = least(it.few_rows ? BLOCK_COLUMNS : BLOCK_ROWS, round_up(other_all, other_unit));

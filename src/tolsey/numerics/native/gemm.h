@@ -11,13 +11,19 @@
 /* A or B. Lanes are rows of A or columns of B: what lies side by side in a vector or a tile. Depth is k.
  *
  * pack writes element (lane0 + l, k0 + k) to to[k * step + l] for l < lanes and k < depth, and +0 for lanes <= l < step.
- * rows, for an A that has its depth side by side (else NULL), writes it to to[l * step + k]: quicker, for nothing is turned. */
+ * rows, for an A that has its depth side by side (else NULL), writes it to to[l * step + k]: quicker, for nothing is turned.
+ * lie, for a B that can be read where it lies (else NULL), says where element (lane0 + v * VW, 0) is, for v < vectors. The rest
+ * of a vector of lanes is side by side with it, and k is depths[k] further on. It takes the place of pack where C has so few
+ * rows that `tolsey_reads_in_place`; `lying` is what it hangs on, as `more` is pack's. */
 struct side {
     void (*pack)(const struct side *it, int64_t lane0, int64_t lanes, int64_t k0, int64_t depth, float *to, int64_t step);
     void (*rows)(const struct side *it, int64_t lane0, int64_t lanes, int64_t k0, int64_t depth, float *to, int64_t step);
     const float *data;
     int64_t lane_step, depth_step;
     const void *more;
+    void (*lie)(const struct side *it, int64_t lane0, int64_t vectors, const float **to);
+    const int64_t *depths;
+    const void *lying;
 };
 
 /* C. Element (i, j) lies at data[i * row_step + place of j]; places writes those of columns j0 … j0 + count - 1. The bias
@@ -40,6 +46,10 @@ void tolsey_pack_depth(const float *from, int64_t lane_step, int64_t lanes, int6
 void tolsey_copy_rows(const float *from, int64_t from_step, int64_t rows, int64_t depth, float *to, int64_t to_step);
 void tolsey_places_strided(const struct target *it, int64_t j0, int64_t count, int64_t *place);
 
+/* Whether a product of m rows and n columns packs B anew for each few rows, so that it had better not be packed. */
+int tolsey_reads_in_place(int64_t m, int64_t n);
+/* How many threads so many multiplications are worth. */
+int tolsey_threads_worth(double multiplications);
 /* C of m rows and n columns over depth k. Threads share out C. TOLSEY_OK or TOLSEY_NO_MEMORY. */
 int tolsey_product(int64_t m, int64_t n, int64_t k, const struct side *a, const struct side *b, const struct target *c);
 

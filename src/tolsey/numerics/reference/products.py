@@ -1,4 +1,4 @@
-"""Products by the law: one chain of fma for each element, in the one order. The twin of native/gemm.c and conv.c.
+"""Products by the law: one chain of fma for each element, in the one order. The twin of native/gemm.c and conv*.c.
 
 Written so that the order can be read off: the loops over k are Python's, only independent elements share an array.
 Law: docs/numerics/products.md.
