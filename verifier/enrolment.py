@@ -11,6 +11,7 @@ import logging
 
 from tolsey.contracts.bindings import binding_digest
 from tolsey.contracts.chain import Chain
+from tolsey.contracts.deploy import LOCAL_CHAINS
 from tolsey.contracts.wallet import Keystore
 from tolsey.errors import ConfigError, InsufficientFunds
 from tolsey.network.identity import Identity
@@ -19,7 +20,6 @@ from tolsey.protocol.job import EXACT_CLASSES, EXACT_FP32, PINNED, profile_of_cl
 from tolsey.protocol.units import Account, ClassId, PeerId, TokenUnits
 from tolsey.verifier.config import VerifierConfig
 
-LOCAL_CHAINS = frozenset({31_337, 1_337})
 GAS_FLOOR_WEI = 10**16
 """Least ETH for fees: some twenty transactions of 200,000 gas at 2 gwei."""
 FAUCET_GAS_WEI = 10**18
