@@ -154,9 +154,6 @@ async def child_tcp_sink(port: str, into: str = "") -> None:
 async def child_member(index: str, count: str, seconds: str, bootstrap: str) -> None:
     me, delays, sent = int(index), [], 0
 
-    async def told() -> str:
-        return (await trio.to_thread.run_sync(sys.stdin.readline, abandon_on_cancel=True)).strip()
-
     async def listen(inbox: trio.MemoryReceiveChannel[tuple[str, bytes]], own: str) -> None:
         async for author, raw in inbox:
             if author != own:
@@ -166,11 +163,11 @@ async def child_member(index: str, count: str, seconds: str, bootstrap: str) -> 
         inbox = await gossip.subscribe("offers")
         async with open_discovery(host, json.loads(bootstrap)) as table, trio.open_nursery() as nursery:
             _say(addrs=host.addrs)
-            assert await told() == "provide"
+            assert await _told() == "provide"
             if me < 5:
                 await table.provide(b"content %d" % me)
             _say(table=table.table_size)
-            assert await told() == "find"
+            assert await _told() == "find"
             took, missed = [], 0
             for i in range(5):
                 if i != me:
@@ -178,7 +175,7 @@ async def child_member(index: str, count: str, seconds: str, bootstrap: str) -> 
                     missed += not await table.find_providers(b"content %d" % i)
                     took.append(trio.current_time() - start)
             _say(took_s=took, missed=missed)
-            assert await told() == "gossip"
+            assert await _told() == "gossip"
             nursery.start_soon(listen, inbox, host.peer_id)
             period = int(count) / 5
             await trio.sleep(1 + period * me / int(count))
@@ -188,14 +185,19 @@ async def child_member(index: str, count: str, seconds: str, bootstrap: str) -> 
                 await trio.sleep(period)
             await trio.sleep(4)
             _say(sent=sent, delays_s=delays)
-            await told()
+            await _told()
             nursery.cancel_scope.cancel()
 
 
 async def _told_to_go() -> None:
     """Says that this child is ready, and waits for its parent's word."""
     _say(ready=True)
-    await trio.to_thread.run_sync(sys.stdin.readline, abandon_on_cancel=True)
+    await _told()
+
+
+async def _told() -> str:
+    """The parent's next word; nothing once it has closed the pipe."""
+    return (await trio.to_thread.run_sync(sys.stdin.readline, abandon_on_cancel=True)).strip()
 
 
 def _say(**values: object) -> None:

@@ -372,6 +372,7 @@ async def run_verifier(
     database = Database.open(folder / "verifier.sqlite")
     blobs = BlobStore(folder / "blobs", quota_bytes=1 << 24)
     chain = Chain(gateway, database, poll_s=0.02)
+    market.chains.append(chain)
     try:
         account = gateway.wallet.account
         post = Post(chain, account, watch_all=watch_all)
@@ -391,10 +392,9 @@ async def run_verifier(
             await nursery.start(post.run, tools, parts.makers)
             await nursery.start(chain.serve)
             await nursery.start(Poker(chain, clock, lambda: post.watcher).run)
-            market.chains.append(chain)
             yield Running(post, records, tools, peers, bench, traces)
             nursery.cancel_scope.cancel()
     finally:
-        market.chains = [running for running in market.chains if running is not chain]
+        market.chains.remove(chain)
         blobs.close()
         database.close()
