@@ -24,7 +24,6 @@ from contextlib import ExitStack, contextmanager
 from functools import cache
 from typing import Any, Final
 
-import numpy
 import torch
 from torch.backends import opt_einsum  # torch 2.8 does not import it by itself
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -65,9 +64,9 @@ def exact(seed: int = 0) -> Iterator[None]:
         if isinstance(_get_current_dispatch_mode(), ExactMode):
             stack.enter_context(_pop_mode_temporarily())  # of nested blocks the inner one alone computes
         stack.enter_context(_control(lib))
-        alone = stack.enter_context(_switches())
+        stack.enter_context(_switches())
         stack.enter_context(_generator())
-        stack.enter_context(ExactMode(lib, seed, alone=alone))
+        stack.enter_context(ExactMode(lib, seed))
         yield
 
 
@@ -77,15 +76,13 @@ class ExactMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's 
     Args:
         lib: the kernels.
         seed: of the random numbers.
-        alone: whether PyTorch's own threads flush subnormals and must not be asked.
     """
 
-    def __init__(self, lib: Library, seed: int, *, alone: bool) -> None:
+    def __init__(self, lib: Library, seed: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.draws = Draws(lib, seed)
         self.apart: list[Any] = []
         self._lib = lib
-        self._alone = alone
         self._plans = _plans(lib)
 
     @classmethod
@@ -99,8 +96,8 @@ class ExactMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's 
         way = _way_of(func)
         if way is not _moved:
             self._lib.control = LAWFUL  # another library may have asked for something else since the last call
-            if self._alone and torch.get_num_threads() != 1:
-                torch.set_num_threads(1)
+            if torch.get_num_threads() != 1:
+                torch.set_num_threads(1)  # a loop may ask for more, and each thread has its own number
         return way(self, func, args, kwargs or {})
 
     def run(self, func: Any, *args: Any, **kwargs: Any) -> Any:
@@ -402,11 +399,11 @@ def _generator() -> Iterator[None]:
 
 
 @contextmanager
-def _switches() -> Iterator[bool]:
+def _switches() -> Iterator[None]:
     """Closes shortcuts past ATen calls: fused attention and encoder layers, oneDNN, reordered einsum, compiled code.
 
-    PyTorch's own threads stay as they are if they keep subnormals. If one was started under flush-to-zero, which
-    nothing can take back, PyTorch's part is computed by the calling thread alone: gives whether that is so.
+    The calling thread alone computes PyTorch's part. Its other threads would wait for work on the processors on which
+    the kernels' threads want to compute, and one that was started under flush-to-zero keeps it for ever.
     """
     threads, fast_path = torch.get_num_threads(), torch.backends.mha.get_fastpath_enabled()
     onednn, einsum = torch._C._get_mkldnn_enabled(), opt_einsum.enabled
@@ -415,9 +412,8 @@ def _switches() -> Iterator[bool]:
         if "torch._dynamo" in sys.modules:
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.callback(_set_switches, fast_path, onednn, einsum, threads)
-        alone = not _keep_subnormals(threads)
-        _set_switches(False, False, False, 1 if alone else threads)
-        yield alone
+        _set_switches(False, False, False, 1)
+        yield
 
 
 def _set_switches(fast_path: bool, onednn: bool, einsum: bool, threads: int) -> None:
@@ -425,9 +421,3 @@ def _set_switches(fast_path: bool, onednn: bool, einsum: bool, threads: int) -> 
     torch._C._set_mkldnn_enabled(onednn)  # the public context manager sets other flags besides
     opt_einsum.enabled = einsum
     torch.set_num_threads(threads)
-
-
-def _keep_subnormals(threads: int) -> bool:
-    """Whether each thread of PyTorch's pool does, tried with enough numbers for all; NumPy looks, not those threads."""
-    halves = torch.full((threads * 2 * 32768,), 2.0**-126) * 0.5
-    return bool((halves.numpy().view(numpy.int32) == 1 << 22).all())
