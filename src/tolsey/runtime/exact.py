@@ -77,8 +77,7 @@ def build(op: Op, args: Sequence[Any], device: torch.device, profile: str = PROF
         return stock
     if op.name in AS_THEY_ARE:
         return ON_A_GPU[op.name](args)
-    lib = require(device, profile)
-    kernel = KERNELS[op.name](int8.kernels(lib, int8.SLICES[profile]) if profile in int8.SLICES else lib, args)
+    kernel = KERNELS[op.name](kernels(device, profile), args)
     if op.name not in INTEGERS_TOO:
         return kernel
     return lambda *tensors: kernel(*tensors) if any(x.is_floating_point() for x in tensors) else stock(*tensors)
@@ -87,6 +86,16 @@ def build(op: Op, args: Sequence[Any], device: torch.device, profile: str = PROF
 def is_stock(name: str, device: torch.device) -> bool:
     """Whether PyTorch's own operation gives the law's bits on this kind of device."""
     return name in AS_THEY_ARE and (device.type == "cpu" or name not in ON_A_GPU)
+
+
+def kernels(device: torch.device, profile: str = PROFILE) -> Library:
+    """The kernels of a profile, the products among them.
+
+    Raises:
+        ConfigError: as `require`.
+    """
+    lib = require(device, profile)
+    return int8.kernels(lib, int8.SLICES[profile]) if profile in int8.SLICES else lib
 
 
 def require(device: torch.device, profile: str = PROFILE) -> Library:

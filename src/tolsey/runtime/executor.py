@@ -7,7 +7,8 @@ Preparation, once per program and device:
 3. a value's slot is emptied after its last reader, so that memory is what the graph needs and no more;
 4. an elementwise operation writes its result over an argument that nobody reads after it, where that changes neither
    bits nor layout: an optimiser's update then moves half of the bytes through the cache;
-5. on the exact kernels an optimiser's step of a parameter is one call instead of ten (fusion.py).
+5. on the exact kernels an optimiser's step of a parameter is one call instead of ten (fusion.py), and some nodes that
+   move memory are spared (shortcuts.py).
 
 It runs only what admission.py passed: an `Admitted` cannot be made in another way. To its caller a phase is functional:
 inputs are never changed. State and batch stay the caller's; gradients become the runner's, which frees each after its
@@ -26,8 +27,7 @@ from typing import Any
 
 import torch
 
-from tolsey.numerics import library
-from tolsey.runtime import exact, fusion
+from tolsey.runtime import exact, fusion, shortcuts
 from tolsey.runtime.admission import Admitted
 from tolsey.runtime.graph import Phase, Program, TensorSpec
 from tolsey.runtime.ops import refs
@@ -38,6 +38,8 @@ Step = tuple[Callable[..., Any], tuple[int, ...], tuple[int, ...]]
 """(function, slots read, slots written)."""
 Instruction = tuple[Callable[..., Any], tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 """The same, and the slots emptied after it."""
+Whole = fusion.Step | shortcuts.Shortcut
+"""Nodes that one call replaces."""
 Observer = Callable[[int, tuple[torch.Tensor, ...]], None]
 """Called with a node's place in its phase and its outputs (a traced step, for disputes)."""
 
@@ -150,11 +152,13 @@ class PhaseRunner:
         self._plain = _freeing(steps, self._kept)
 
     def _quickened(self, program: Program, phase: Phase, device: torch.device) -> list[Instruction]:
-        """The same, with optimisers' steps fused and results written over what nobody reads again."""
-        fused: dict[int, fusion.Step] = {}
+        """The same, with nodes replaced by fewer calls and results written over what nobody reads again."""
+        fused = dict[int, Whole]()
         if self._is_exact and device.type == "cpu":
-            for found in fusion.find(program, phase):
-                if found.nodes <= set(self._nodes):
+            lib = exact.kernels(device, self._profile)
+            wholes: list[Whole] = [*fusion.find(program, phase), *shortcuts.find(program, phase)]
+            for found in wholes:
+                if found.nodes <= set(self._nodes) - fused.keys():
                     fused |= dict.fromkeys(found.nodes, found)
         places, steps = [], list[Step]()
         for index, (call, reads, writes, _) in zip(self._nodes, self._plain, strict=True):
@@ -162,7 +166,7 @@ class PhaseRunner:
             if whole is None:
                 steps.append((call, reads, writes))
             elif index == max(whole.nodes):
-                steps.append((whole.build(library.current()), whole.reads, whole.writes))
+                steps.append((whole.build(lib), whole.reads, whole.writes))
             else:
                 continue
             places.append(index)

@@ -142,7 +142,7 @@ class Step:
 
 def find(program: Program, phase: Phase) -> list[Step]:
     """The steps of all parameters for which one is found."""
-    graph = _Graph(program, phase)
+    graph = Graph(program, phase)
     outputs: dict[str, dict[str, int]] = {}
     for role, name, value in phase.outputs:
         kind, _, parameter = name.partition(".")
@@ -157,7 +157,7 @@ def find(program: Program, phase: Phase) -> list[Step]:
     return found
 
 
-class _Graph:
+class Graph:
     """A phase's values: what each is, which node makes it, which nodes read it."""
 
     def __init__(self, program: Program, phase: Phase) -> None:
@@ -165,16 +165,19 @@ class _Graph:
         self.makers: dict[int, tuple[int, str, list[Any]]] = {}
         self.readers: dict[int, set[int]] = {}
         self.kept = {value for _, _, value in phase.outputs}
+        self.ops = [node.op for node in phase.nodes]
+        self.made: dict[int, int] = {}
         for index, node in enumerate(phase.nodes):
             args = node.definition.parse(node.args)
             for value in refs(args):
                 self.readers.setdefault(value, set()).add(index)
             if len(node.outs) == 1:
                 self.makers[len(self.specs)] = index, node.op, args
+                self.made[index] = len(self.specs)
             self.specs += node.outs
 
 
-def _step(graph: _Graph, form: Form, outputs: Mapping[str, int]) -> Step | None:
+def _step(graph: Graph, form: Form, outputs: Mapping[str, int]) -> Step | None:
     """The step whose results are `outputs`, if they are what the form says."""
     if set(outputs) != set(form.outputs):
         return None
@@ -213,7 +216,7 @@ def _is_ordinary(number: Any) -> bool:
     return isinstance(number, float) and (number == 0 or 2.0**-126 <= abs(number) < 2.0**127)
 
 
-def _matches(graph: _Graph, pattern: Any, given: Any, bound: dict[str, Any], made: dict[int, int]) -> bool:
+def _matches(graph: Graph, pattern: Any, given: Any, bound: dict[str, Any], made: dict[int, int]) -> bool:
     """Whether an argument is what a pattern says; notes on the way what variables are and which nodes take part."""
     if isinstance(pattern, str):
         return repr(bound.setdefault(pattern, given)) == repr(given)  # which tells -0.0 from 0.0, and 1 from 1.0
@@ -228,7 +231,7 @@ def _matches(graph: _Graph, pattern: Any, given: Any, bound: dict[str, Any], mad
     )
 
 
-def _take_in_clipping(graph: _Graph, bound: dict[str, Any], made: dict[int, int]) -> None:
+def _take_in_clipping(graph: Graph, bound: dict[str, Any], made: dict[int, int]) -> None:
     """A gradient that is another, scaled, for this step alone: the kernel scales it."""
     value = bound["grad"].id
     if value not in graph.makers or value in graph.kept or not graph.readers[value] <= set(made.values()):
