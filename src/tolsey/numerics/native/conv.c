@@ -296,7 +296,7 @@ static struct side side_of_positions(const struct window *it, int64_t m, struct 
         channel += next(it->taps, digits);
     }
     int64_t pieces = it->images * it->channels, threads = tolsey_threads_worth((double)floats);
-    tolsey_parallel(pieces, threads > 1 ? most(pieces / (8 * threads), 1) : pieces, fill_some, frame);
+    tolsey_parallel(pieces, tolsey_grain(pieces, threads), fill_some, frame);
     side.lie = lie_positions;
     side.lying = frame;
     side.depths = depths;
@@ -456,6 +456,9 @@ struct convolution {
     tolsey_multiplication multiplication;
 };
 
+/* Whether products are the chain's: its numbers alone are read as they lie, another law rounds them first. */
+INLINE int by_the_chain(const struct convolution *it) { return it->multiplication == tolsey_product; }
+
 static int forward_group(const struct convolution *it, int64_t group) {
     const struct geometry *g = it->shape;
     int64_t inside = volume(g->in), outside = volume(g->out), depth = g->channels_in * volume(g->kernel);
@@ -473,7 +476,7 @@ static int forward_group(const struct convolution *it, int64_t group) {
         window.offset[d] = it->taps.offset[d];
         grid.step[d] = 1;
     }
-    if (it->multiplication == tolsey_product && g->channels_out == 1 && is_direct(&window)) {
+    if (by_the_chain(it) && g->channels_out == 1 && is_direct(&window)) {
         struct direct direct = {.weight = it->weight + group * depth,
                                 .channels = g->channels_in,
                                 .weight_step = volume(g->kernel),
@@ -486,7 +489,7 @@ static int forward_group(const struct convolution *it, int64_t group) {
     }
     struct frame frame;
     struct side a = tolsey_strided(it->weight + group * g->channels_out * depth, depth, 1);
-    struct side b = side_of_positions(&window, g->channels_out, it->multiplication == tolsey_product ? &frame : NULL);
+    struct side b = side_of_positions(&window, g->channels_out, by_the_chain(it) ? &frame : NULL);
     struct target c = {it->to + group * g->channels_out * outside, outside, 0, places_of_grid,
                        it->bias ? it->bias + group * g->channels_out : NULL, 1, 0, &grid};
     return it->multiplication(g->channels_out, g->images * outside, depth, &a, &b, &c);
@@ -515,7 +518,7 @@ static int backward_input_phase(const struct convolution *it, int64_t group, con
     }
     const float *weight = it->weight + group * g->channels_out * g->channels_in * volume(g->kernel);
     int adjacent = volume(g->stride) == 1; /* with a stride, places lie apart */
-    if (it->multiplication == tolsey_product && g->channels_in == 1 && adjacent && is_direct(&window)) {
+    if (by_the_chain(it) && g->channels_in == 1 && adjacent && is_direct(&window)) {
         struct direct direct = {.weight = weight,
                                 .channels = g->channels_out,
                                 .weight_step = volume(g->kernel),
@@ -532,7 +535,7 @@ static int backward_input_phase(const struct convolution *it, int64_t group, con
     }
     struct frame frame;
     struct side a = {.pack = pack_turned, .data = weight, .more = &turned};
-    struct side b = side_of_positions(&window, g->channels_in, it->multiplication == tolsey_product ? &frame : NULL);
+    struct side b = side_of_positions(&window, g->channels_in, by_the_chain(it) ? &frame : NULL);
     struct target c = {it->to + group * g->channels_in * inside, inside, 0, places_of_grid,
                        it->bias ? it->bias + group * g->channels_in : NULL, 1, 0, &grid};
     return it->multiplication(g->channels_in, g->images * volume(grid.grid), g->channels_out * volume(turned.taps), &a, &b, &c);
@@ -564,7 +567,7 @@ static int backward_weight_group(const struct convolution *it, int64_t group) {
         window.taps[d] = g->kernel[d];
         window.offset[d] = it->taps.offset[d];
     }
-    if (it->multiplication == tolsey_product && tolsey_weight_is_direct(&window, g->channels_out))
+    if (by_the_chain(it) && tolsey_weight_is_direct(&window, g->channels_out))
         return tolsey_weight_directly(&window, gradient.data, gradient.image_step, g->channels_out,
                                       it->to + group * g->channels_out * seen);
     struct side a = {.pack = pack_images, .rows = rows_images, .more = &gradient};

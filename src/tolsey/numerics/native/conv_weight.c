@@ -235,7 +235,7 @@ int tolsey_weight_directly(const struct window *input, const float *gradient, in
         it.input.data = input->data + it.image0 * input->image_step;
         it.input.images = least(input->images - it.image0, at_once);
         int64_t pieces = it.input.images * (input->channels + it.panels), tasks = it.panels * it.blocks;
-        answer = tolsey_parallel(pieces, threads > 1 ? most(pieces / (8 * threads), 1) : pieces, bring_some, &it);
+        answer = tolsey_parallel(pieces, tolsey_grain(pieces, threads), bring_some, &it);
         if (answer == TOLSEY_OK) answer = tolsey_parallel(tasks, threads > 1 ? 1 : tasks, multiply_some, &it);
     }
     return answer;

@@ -473,6 +473,8 @@ INLINE int has_few_rows(int64_t m, int64_t n) { return m < n && m <= BLOCK_ROWS;
 /* With A in panels, as it is where there are many columns. */
 int tolsey_reads_in_place(int64_t m, int64_t n) { return has_few_rows(m, n) && n > FEW_USES; }
 
+int64_t tolsey_grain(int64_t pieces, int64_t threads) { return threads > 1 ? most(pieces / (8 * threads), 1) : pieces; }
+
 int tolsey_threads_worth(double multiplications) { return multiplications < WORTH_A_THREAD ? 1 : tolsey_helpers(); }
 
 int tolsey_product(int64_t m, int64_t n, int64_t k, const struct side *a, const struct side *b, const struct target *c) {
@@ -514,7 +516,7 @@ int tolsey_product(int64_t m, int64_t n, int64_t k, const struct side *a, const 
             it.slice_floats = shares ? round_up(it.lanes, unit) * (lane_floats == ROW_STEP ? ROW_STEP : it.slice) : 0;
             int64_t pieces = shared_pieces(&it) * slices;
             if (shares)
-                answer = tolsey_parallel(pieces, threads > 1 ? most(pieces / (8 * threads), 1) : pieces, pack_some, &it);
+                answer = tolsey_parallel(pieces, tolsey_grain(pieces, threads), pack_some, &it);
             if (answer == TOLSEY_OK) answer = tolsey_parallel(tasks, threads > 1 ? 1 : tasks, multiply_some, &it);
         }
     }

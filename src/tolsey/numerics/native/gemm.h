@@ -50,6 +50,8 @@ void tolsey_places_strided(const struct target *it, int64_t j0, int64_t count, i
 int tolsey_reads_in_place(int64_t m, int64_t n);
 /* How many threads so many multiplications are worth. */
 int tolsey_threads_worth(double multiplications);
+/* How many of so many short pieces a thread takes at a time. */
+int64_t tolsey_grain(int64_t pieces, int64_t threads);
 /* C of m rows and n columns over depth k. Threads share out C. TOLSEY_OK or TOLSEY_NO_MEMORY. */
 int tolsey_product(int64_t m, int64_t n, int64_t k, const struct side *a, const struct side *b, const struct target *c);
 
