@@ -490,11 +490,12 @@ int tolsey_product(int64_t m, int64_t n, int64_t k, const struct side *a, const 
     int64_t unit = it.few_rows ? TILE_ROWS : TILE_COLUMNS, other_unit = it.few_rows ? TILE_COLUMNS : TILE_ROWS;
     int threads = tolsey_threads_worth((double)m * (double)n * (double)k);
 
-    /* Several tasks a thread, so that none waits long for another; a block is packed once and wants to be used often. */
-    it.block = least(it.few_rows ? BLOCK_COLUMNS : BLOCK_ROWS, round_up(other_all, other_unit));
-    if (threads > 1)
-        it.block = least(it.block, most(round_up(other_all / (4 * threads), other_unit), 2 * other_unit));
-    int64_t tasks = (other_all + it.block - 1) / it.block;
+    /* Two tasks a thread at least, and as many for each, so that none waits long for another; not more than are needed, since
+     * the shared side goes by each block anew. */
+    int64_t widest_block = it.few_rows ? BLOCK_COLUMNS : BLOCK_ROWS, tasks = (other_all + widest_block - 1) / widest_block;
+    if (threads > 1) tasks = round_up(tasks, 2 * threads);
+    it.block = most(round_up((other_all + tasks - 1) / tasks, other_unit), 2 * other_unit);
+    tasks = (other_all + it.block - 1) / it.block;
 
     /* Rounds: so many lanes and so much depth of the shared side at a time. */
     int64_t deepest = most(SHARED_FLOATS / least(round_up(shared_all, unit), 2048) / SLICE, 1) * SLICE;
