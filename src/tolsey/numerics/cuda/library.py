@@ -51,6 +51,8 @@ class GpuLibrary:
     isa: Final = ISA
     threads: Final = 1
     """Of this machine's, that work on a call."""
+    is_queued: Final = True
+    """A call returns before its results are there; whoever reads one waits for all that was queued before."""
 
     def __init__(self, device: Device) -> None:
         self._device = device
