@@ -28,14 +28,16 @@ CHUNK: Final = 4096
 LANES: Final = 32
 MAX_RANK: Final = 8
 MAX_LIST: Final = CHUNK * CHUNK
+KEPT_LIST: Final = 32 * LANES
+"""Numbers of a list that a warp keeps in registers (warps.h, TEAM_KERNELS)."""
 GEMM_THREADS: Final = 128
 GEMM_TILES: Final = (("gemm_128", 128, 128), ("gemm_64", 64, 64), ("gemm_32", 32, 64))
 """Kernels of gemm.cu, and rows and columns of their tiles."""
 SORT_BLOCK: Final = 256
 TEAM_BLOCK: Final = 512
 MAX_GRID_Z: Final = 65535
-KEPT: Final = 1 << 12
-"""How many sizes are remembered: more than a program has, fewer than anybody would miss the memory of."""
+REMEMBERED: Final = 1 << 12
+"""Sizes for which something is known: more than a program has, fewer than anybody would miss the memory of."""
 
 
 class Device(Protocol):
@@ -205,7 +207,7 @@ class _Product(ctypes.Structure):
     ]
 
 
-@lru_cache(KEPT)
+@lru_cache(REMEMBERED)
 def _tiles(m: int, n: int, batch: int, *, wanted: float) -> tuple[str, int]:
     """The kernel for a product, and how many tiles it makes of one: large ones do the most with what they fetch, small
     ones keep all multiprocessors busy."""
@@ -372,7 +374,7 @@ class _Lists(ctypes.Structure):
         return int(self.kept * self.width)
 
 
-@lru_cache(KEPT)
+@lru_cache(REMEMBERED)
 def _lists_over(sizes: tuple[int, ...], reduced: int) -> _Lists:
     """Of a row-major tensor; bit d of `reduced` is set where dim d is reduced. As native/lists.h does it."""
     if len(sizes) > MAX_RANK or reduced >> len(sizes):
@@ -394,7 +396,7 @@ def _lists_over(sizes: tuple[int, ...], reduced: int) -> _Lists:
     return _lists(kept_dims, reduced_dims, width)
 
 
-@lru_cache(KEPT)
+@lru_cache(REMEMBERED)
 def _lists(kept: tuple[tuple[int, int], ...], reduced: tuple[tuple[int, int], ...], width: int = 1) -> _Lists:
     """Sizes and strides of the dims; whoever wants another one makes another: this one is shared."""
     found = _Lists(
@@ -534,12 +536,12 @@ def _cumsum(device: Device, x: int, y: int, before: int, n: int, after: int) -> 
 # teams: softmax and norms
 
 
-def _teams(device: Device, kernel: str, lists: int, n: int, *arguments: Any) -> None:
-    """A warp for each list of one chunk, a block for each longer one."""
+def _teams(device: Device, kernel: str, lists: int, n: int, *arguments: Any, keeps: bool = False) -> None:
+    """A warp for each list of one chunk, in registers if it `keeps` them and they fit; a block for each longer one."""
     if lists == 0:
         return
     if n <= CHUNK:
-        _flat(device, f"{kernel}_warp", lists * LANES, *arguments)
+        _flat(device, f"{kernel}_{'kept' if keeps and n <= KEPT_LIST else 'warp'}", lists * LANES, *arguments)
         return
     if n > MAX_LIST:
         raise ConfigError(f"a list of {n} numbers: {kernel} has no GPU kernel for more than {MAX_LIST} yet")
@@ -554,7 +556,7 @@ def _softmaxes(name: str, kind: int) -> None:
     def forward(device: Device, x: int, y: int, before: int, n: int, after: int) -> None:
         _not_negative(before, n, after)
         sizes = map(_i64, (before, n, after))
-        _teams(device, "softmax", before * after if n else 0, n, _i32(kind), _at(x), _at(y), *sizes)
+        _teams(device, "softmax", before * after if n else 0, n, _i32(kind), _at(x), _at(y), *sizes, keeps=True)
 
     if name == "safe_softmax":
         return
@@ -562,8 +564,8 @@ def _softmaxes(name: str, kind: int) -> None:
     @_launch(f"{name}_backward")
     def backward(device: Device, grad: int, y: int, dx: int, before: int, n: int, after: int) -> None:
         _not_negative(before, n, after)
-        sizes = map(_i64, (before, n, after))
-        _teams(device, "softmax_backward", before * after, n, _i32(kind), _at(grad), _at(y), _at(dx), *sizes)
+        given = (_i32(kind), *map(_at, (grad, y, dx)), *map(_i64, (before, n, after)))
+        _teams(device, "softmax_backward", before * after, n, *given, keeps=True)
 
 
 for _name, _kind in _KINDS.items():
@@ -614,7 +616,7 @@ def _layer_norm(
 ) -> None:
     _not_negative(rows, n)
     norm = _rows_norm(rows, n, weight=weight, bias=bias, eps=_fl(eps))
-    _teams(device, "norm_forward", rows, n, norm, _i32(1), *map(_at, (x, y, mean, rstd)))
+    _teams(device, "norm_forward", rows, n, norm, _i32(1), *map(_at, (x, y, mean, rstd)), keeps=True)
 
 
 @_launch("layer_norm_backward")
@@ -634,7 +636,8 @@ def _layer_norm_backward(
     _not_negative(rows, n)
     if dx is not None:
         norm = _rows_norm(rows, n, weight=weight)
-        _teams(device, "norm_backward", rows, n, norm, _i32(_BY_ELEMENT), *map(_at, (grad, x, mean, rstd, dx)))
+        given = (norm, _i32(_BY_ELEMENT), *map(_at, (grad, x, mean, rstd, dx)))
+        _teams(device, "norm_backward", rows, n, *given, keeps=True)
     lists = _lists((), ((rows, n),), n)
     stats = {"mean": mean, "rstd": rstd, "stat_step": 1, "stat_lists": max(n, 1)}
     _norm_weights(device, lists, grad, x, dweight, dbias, stats)
