@@ -37,11 +37,13 @@ class Emulated:
         self._rooms: list[Any] = []
 
     def launch(self, kernel: str, grid: Sequence[int], block: Sequence[int], *arguments: Any) -> None:
-        addresses = [ctypes.cast(ctypes.pointer(argument), ctypes.c_void_p) for argument in arguments]
-        packed = (ctypes.c_void_p * len(addresses))(*addresses)
+        addresses = (ctypes.c_void_p * len(arguments))(*map(ctypes.addressof, arguments))
+        self.launch_prepared(kernel, grid, block, addresses)
+
+    def launch_prepared(self, kernel: str, grid: Sequence[int], block: Sequence[int], addresses: Any) -> None:
         sizes = (ctypes.c_uint * 3)(*grid), (ctypes.c_uint * 3)(*block)
         assert min(*grid, *block) > 0, f"{kernel} over {grid} blocks of {block}"
-        getattr(self._kernels, f"emulate_{kernel}")(*sizes, packed)
+        getattr(self._kernels, f"emulate_{kernel}")(*sizes, addresses)
 
     def room(self, size_bytes: int) -> int:
         # As on a GPU: aligned, and full of what was there before.

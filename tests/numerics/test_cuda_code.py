@@ -79,6 +79,14 @@ def test_table_of_kernels_is_what_the_sources_hold(unit: str) -> None:
     assert set(re.findall(r"\.entry (\w+)", ptx_of(unit))) == set(compile.UNITS[unit])
 
 
+@pytest.mark.parametrize("kernel, reads", [("softmax_kept", 32), ("softmax_backward_kept", 64)])
+def test_list_that_fits_into_registers_is_read_once(kernel: str, reads: int) -> None:
+    """32 numbers a thread of each argument, in code without loops over a list."""
+    (code,) = (entry for entry in ptx_of("softmax").split(".entry ") if entry.startswith(f"{kernel}("))
+    assert instructions(code)["ld.global.f32"] == reads
+    assert not re.search(r"ld\.local|st\.local", code)
+
+
 def test_compiler_that_may_contract_is_seen() -> None:
     allowed = tuple(option.replace("fmad=false", "fmad=true") for option in compile.OPTIONS)
     ptx = compile.nvrtc().compile("gemm", ARCHITECTURE, "-DTOLSEY_WITHOUT_FMA", instead=allowed).ptx

@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy
 import pytest
 
-from tolsey.numerics import lookups, products, reductions
+from tolsey.numerics import lookups, products, reductions, softmax
 from tolsey.numerics.cuda import compile
 from tolsey.numerics.cuda.library import GpuLibrary
 from tolsey.numerics.reference import lookups as slow_lookups
 from tolsey.numerics.reference import products as slow_products
 from tolsey.numerics.reference import reductions as slow_reductions
+from tolsey.numerics.reference import softmax as slow_softmax
 
 from .emulated import Emulated, compile_units
 from .numbers import F32, bits, draw
@@ -30,6 +31,11 @@ def product(lib: GpuLibrary) -> tuple[F32, F32]:
 def total(lib: GpuLibrary) -> tuple[F32, F32]:
     x = draw("unit", (3, 5000), 1)
     return reductions.sum(lib, x, (1,)), slow_reductions.sum(x, (1,))
+
+
+def probabilities(lib: GpuLibrary) -> tuple[F32, F32]:
+    x = draw("unit", (9, 300), 1)
+    return softmax.softmax(lib, x, 1), slow_softmax.softmax(x, 1)
 
 
 def rows_of_table(lib: GpuLibrary) -> tuple[F32, F32]:
@@ -55,6 +61,10 @@ MUTATIONS: dict[str, tuple[str, Both, str, str, str]] = {
     "tree over neighbours": (
         *("reduce", total, "warps.h"),
         *("half = LANES / 2; half > 0; half /= 2", "half = 1; half < LANES; half *= 2"),
+    ),
+    "neighbours kept by one thread": (
+        *("softmax", probabilities, "warps.h"),
+        *("own * LANES + thread()", "thread() * KEPT + own"),
     ),
     "a sort that is not stable": (
         *("lookups", rows_of_table, "lookups.cu"),

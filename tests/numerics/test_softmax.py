@@ -15,6 +15,7 @@ from .twins import assert_close, assert_same, assert_twins, wide
 SHAPES: list[tuple[int, ...]] = [
     *((1,), (7,), (4100,), (5, 33), (3, 100), (2, 4200), (4100, 3), (9000, 2), (0, 3), (3, 0)),
     *((4, 21, 5), (2, 40, 70), (2, 3, 130)),
+    *((2, 1024), (2, 1025)),  # a GPU's warp keeps 1024 numbers in registers
 ]
 CASES = [(shape, kind) for place, shape in enumerate(SHAPES) for kind in numpy.roll(KINDS, place).tolist()[:3]]
 FORWARDS = ("softmax", "safe_softmax", "log_softmax")

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tolsey.numerics import PROFILE as EXACT
-from tolsey.runtime import executor
+from tolsey.numerics import library
+from tolsey.runtime import exact, executor
 from tolsey.runtime.admission import META, spec_of
 from tolsey.runtime.executor import PhaseRunner
 from tolsey.runtime.graph import Node, Phase, Program, StateTensor, TensorSpec
@@ -177,6 +178,23 @@ def test_any_phase_gives_the_bits_and_layouts_of_a_run_that_overwrites_nothing(p
 def test_state_given_back_is_row_major_so_that_a_checkpoint_loses_nothing() -> None:
     turned = run_both_ways(phase_of([("transpose", [W, 0, 1])], [FIRST], role="state"))[0]["state", "0"]
     assert torch.equal(turned, inputs()["state", "param.w"].T) and turned.is_contiguous()
+
+
+@pytest.mark.parametrize("observer", [None, lambda node, outs: None])
+def test_scalar_that_an_exact_node_reads_is_where_the_node_computes(
+    observer: executor.Observer | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The meta device stands for any that is not this machine's memory: of two numbers here it would make one here."""
+    monkeypatch.setattr(exact, "require", lambda *given: library.current())
+    number = TensorSpec("float32", ())
+    phase = Phase(
+        inputs=(("scalar", "lr"), ("scalar", "decay")),
+        nodes=(Node("mul", [0, 1], (number,)), Node("mul", [0, 0], (number,))),
+        outputs=(("metric", "product", 2), ("metric", "square", 3)),
+    )
+    given = {key: torch.tensor(0.5) for key in phase.inputs}
+    found = PhaseRunner(program(phase), phase, META, EXACT).run(given, observer)
+    assert {tensor.device for tensor in found.values()} == {META}
 
 
 def test_step_observed_gives_the_same_state(gpt: Any) -> None:

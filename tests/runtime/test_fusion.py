@@ -12,12 +12,14 @@ import torch
 from torch import nn
 
 from tolsey.numerics import PROFILE
-from tolsey.runtime import author, fusion, schedule
+from tolsey.runtime import author, exact, fusion, schedule
 from tolsey.runtime.capture import capture
 from tolsey.runtime.executor import PhaseRunner
 from tolsey.runtime.graph import Node, Phase, Program, TensorSpec
 from tolsey.runtime.ops import float_hex
 from tolsey.runtime.schedule import Schedule
+
+from ..numerics import emulated  # noqa: TID252  # tests are no package that can be named
 
 CPU = torch.device("cpu")
 OPTIMISERS = {
@@ -78,6 +80,24 @@ def test_each_parameter_s_step_is_one_call_with_the_bits_of_its_nodes(kind: str,
     if clip_norm is not None:  # an infinite norm would make every element a NaN
         given = {key: tensor.nan_to_num(0.25, 0.5) for key, tensor in given.items()}
     assert_same_either_way(program, given)
+
+
+@pytest.mark.parametrize("clip_norm", [None, "0.5"])
+@pytest.mark.parametrize("kind", OPTIMISERS)
+def test_step_of_queued_kernels_has_the_bits_of_its_nodes_and_reads_no_number_that_one_computes(
+    kind: str, clip_norm: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GPU's kernels, emulated; with a real one each such reading would wait for it."""
+    monkeypatch.setattr(exact, "require", lambda *given: emulated.library())
+    program, given = captured(kind, clip_norm), inputs(kind)
+    steps = fusion.find(program, program.update, queued=True)
+    assert len(steps) == PARAMS
+    assert_same_either_way(program, {key: tensor.nan_to_num(0.25, 0.5) for key, tensor in given.items()})
+    read, item = list[torch.Tensor](), torch.Tensor.item
+    monkeypatch.setattr(torch.Tensor, "item", lambda tensor: read.append(tensor) or item(tensor))
+    PhaseRunner(program, program.update, CPU, PROFILE).run(given)
+    known = {id(tensor) for (role, _), tensor in given.items() if role == "scalar"}
+    assert read and {id(tensor) for tensor in read} <= known
 
 
 def assert_same_either_way(program: Program, given: dict[tuple[str, str], torch.Tensor]) -> None:

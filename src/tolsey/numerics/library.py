@@ -94,6 +94,8 @@ class Library:
 
     memory: str = "cpu"
     """Where the addresses that a kernel takes lie, as PyTorch names it."""
+    is_queued: Final = False
+    """Whether a call may return before its results are there."""
 
     def __init__(self, isa: str, path: Path) -> None:
         self.isa = isa

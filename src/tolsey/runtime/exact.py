@@ -203,7 +203,7 @@ def _whole(x: torch.Tensor) -> torch.Tensor:
 
 
 def _like(x: torch.Tensor) -> torch.Tensor:
-    return torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
 def _alike(*tensors: torch.Tensor) -> list[torch.Tensor]:
@@ -379,7 +379,7 @@ def _product(lib: Library, args: Sequence[Any]) -> Call:
     def call(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         *several, m, k = a.shape
         n = b.shape[-1]
-        c = torch.empty((*several, m, n), dtype=FLOAT, device=a.device)
+        c = a.new_empty((*several, m, n))
         added = (None, 0, 0, 0) if bias is None else _bias_steps(bias, (m, n))
         if several:
             a_steps, b_steps = a.stride(), b.stride()
@@ -544,7 +544,7 @@ class _Layout:
             result = None
             if output is not None:
                 gap, shape, dtype = output
-                result = torch.empty(shape, dtype=dtype, device=tensors[0].device)
+                result = whole[0].new_empty(shape, dtype=dtype)
                 arguments[gap] = result.data_ptr()
             results.append(result)
         self.kernel(*arguments)

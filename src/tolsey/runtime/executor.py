@@ -8,7 +8,9 @@ Preparation, once per program and device:
 4. an elementwise operation writes its result over an argument that nobody reads after it, where that changes neither
    bits nor layout: an optimiser's update then moves half of the bytes through the cache;
 5. on the exact kernels an optimiser's step of a parameter is one call instead of ten (fusion.py), and some nodes that
-   move memory are spared (shortcuts.py).
+   move memory are spared (shortcuts.py);
+6. scalars are given on the CPU, where a fused step reads them without waiting for a device; an exact node that takes
+   one reads a copy on the device.
 
 It runs only what admission.py passed: an `Admitted` cannot be made in another way. To its caller a phase is functional:
 inputs are never changed. State and batch stay the caller's; gradients become the runner's, which frees each after its
@@ -49,7 +51,7 @@ class Executable:
 
     Args:
         admitted: the program, checked.
-        device: "cpu", "cuda:0", …; every tensor given to the phases lives there (scalars may stay on the CPU).
+        device: "cpu", "cuda:0", …; tensors given to the phases live there, but scalars on the CPU.
         profile: whose kernels compute: PyTorch's own (`pinned`), or ours where it matters (exact.PROFILES).
 
     Raises:
@@ -77,6 +79,7 @@ class PhaseRunner:
         self.inputs = phase.inputs
         self.outputs = phase.outputs
         self._template: list[Any] = [None] * len(phase.inputs)
+        self._copies = self._copied(phase, device)
         self._nodes: list[int] = []
         self._plain: list[Instruction] = []
         self._prepare(program, phase, device)
@@ -120,6 +123,8 @@ class PhaseRunner:
 
     def _run_observed(self, slots: list[Any], observer: Observer) -> None:
         """Node by node, nothing written over: what an observer was given stays as it was."""
+        for call, reads, writes, _ in self._copies:
+            slots[writes[0]] = call(slots[reads[0]])
         for node, (call, reads, writes, dead) in zip(self._nodes, self._plain, strict=True):
             result = call(*[slots[slot] for slot in reads])
             outputs = (result,) if len(writes) == 1 else tuple(result)
@@ -128,16 +133,25 @@ class PhaseRunner:
             for slot in dead:
                 slots[slot] = None
 
+    def _copied(self, phase: Phase, device: torch.device) -> list[Instruction]:
+        """Scalars to where exact kernels compute, into slots behind those of all values."""
+        if not self._is_exact or device.type == "cpu":
+            return []
+        given = [slot for slot, (role, _) in enumerate(phase.inputs) if role == "scalar"]
+        past = len(phase.inputs) + sum(len(node.outs) for node in phase.nodes)
+        return [(lambda x: x.to(device), (slot,), (past + place,), ()) for place, slot in enumerate(given)]
+
     def _prepare(self, program: Program, phase: Phase, device: torch.device) -> None:
         """Slots, constants, and an instruction for each node that depends on an input."""
         constant: set[int] = set()
+        copy_of = {reads[0]: writes[0] for _, reads, writes, _ in self._copies}
         steps: list[Step] = []
         for index, node in enumerate(phase.nodes):
             args = node.definition.parse(node.args)
             build = node.definition.build
             if self._is_exact:
                 build = partial(exact.build, node.definition, profile=self._profile)
-            call, reads = build(args, device), tuple(refs(args))
+            call, reads = build(args, device), tuple(copy_of.get(slot, slot) for slot in refs(args))
             first, count = len(self._template), len(node.outs)
             writes = tuple(range(first, first + count))
             self._template += [None] * count
@@ -148,15 +162,17 @@ class PhaseRunner:
                 continue
             steps.append((call, reads, writes))
             self._nodes.append(index)
+        self._template += [None] * len(self._copies)
         self._kept = constant | {slot for _, _, slot in phase.outputs}
         self._plain = _freeing(steps, self._kept)
 
     def _quickened(self, program: Program, phase: Phase, device: torch.device) -> list[Instruction]:
         """The same, with nodes replaced by fewer calls and results written over what nobody reads again."""
         fused = dict[int, Whole]()
-        if self._is_exact and device.type == "cpu":
+        if self._is_exact:
             lib = exact.kernels(device, self._profile)
-            wholes: list[Whole] = [*fusion.find(program, phase), *shortcuts.find(program, phase)]
+            steps_of_parameters = fusion.find(program, phase, queued=lib.is_queued)
+            wholes: list[Whole] = [*steps_of_parameters, *shortcuts.find(program, phase)]
             for found in wholes:
                 if found.nodes <= set(self._nodes) - fused.keys():
                     fused |= dict.fromkeys(found.nodes, found)
@@ -171,7 +187,8 @@ class PhaseRunner:
                 continue
             places.append(index)
         overwritable = _overwritable(program, phase)
-        code = []
+        wanted = {slot for _, reads, _ in steps for slot in reads}
+        code = [copy for copy in self._copies if wanted.issuperset(copy[2])]
         for index, (call, reads, writes, freed) in zip(places, _freeing(steps, self._kept), strict=True):
             into = overwritable.get(index, set()).intersection(freed)
             definition = phase.nodes[index].definition

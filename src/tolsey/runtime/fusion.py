@@ -3,7 +3,11 @@
 Ten nodes a parameter each read and write whole tensors; numerics/native/optimisers.c keeps what lies between them in
 registers and gives the same bits (docs/numerics/functions.md, section 6). A step is found by its shape alone: what the
 outputs `param.NAME` and `MOMENT.NAME` are computed from must be one of `FORMS`, node for node, and nothing else may
-read what lies between. Whatever differs in the least is left to its nodes. Next in the flow: executor.py.
+read what lies between. Whatever differs in the least is left to its nodes.
+
+A kernel takes its numbers by value, so the host must know them. Where kernels are queued it knows those alone that it
+was given, the rates; of a number that nodes compute, such as the factor of clipping, it would have to wait for the
+device once a parameter. There clipping stays a node. Next in the flow: executor.py.
 """
 
 from __future__ import annotations
@@ -140,9 +144,13 @@ class Step:
         return call
 
 
-def find(program: Program, phase: Phase) -> list[Step]:
-    """The steps of all parameters for which one is found."""
-    graph = Graph(program, phase)
+def find(program: Program, phase: Phase, *, queued: bool = False) -> list[Step]:
+    """The steps of all parameters for which one is found.
+
+    Args:
+        queued: what nodes compute is not there yet when the step is called, only what the phase was given as scalars.
+    """
+    graph = Graph(program, phase, queued=queued)
     outputs: dict[str, dict[str, int]] = {}
     for role, name, value in phase.outputs:
         kind, _, parameter = name.partition(".")
@@ -158,9 +166,9 @@ def find(program: Program, phase: Phase) -> list[Step]:
 
 
 class Graph:
-    """A phase's values: what each is, which node makes it, which nodes read it."""
+    """A phase's values: what each is, which node makes it, which nodes read it, and which may be a kernel's numbers."""
 
-    def __init__(self, program: Program, phase: Phase) -> None:
+    def __init__(self, program: Program, phase: Phase, *, queued: bool = False) -> None:
         self.specs: list[TensorSpec] = [program.input_spec(role, name) for role, name in phase.inputs]
         self.makers: dict[int, tuple[int, str, list[Any]]] = {}
         self.readers: dict[int, set[int]] = {}
@@ -175,6 +183,8 @@ class Graph:
                 self.makers[len(self.specs)] = index, node.op, args
                 self.made[index] = len(self.specs)
             self.specs += node.outs
+        given = {value for value, (role, _) in enumerate(phase.inputs) if role == "scalar"}
+        self.numbers = {value for value in (given if queued else range(len(self.specs))) if self.specs[value] == NUMBER}
 
 
 def _step(graph: Graph, form: Form, outputs: Mapping[str, int]) -> Step | None:
@@ -200,7 +210,7 @@ def _step(graph: Graph, form: Form, outputs: Mapping[str, int]) -> Step | None:
     for name in kernel.numbers:
         number = bound[name]
         if isinstance(number, Ref):
-            if graph.specs[number.id] != NUMBER:
+            if number.id not in graph.numbers:
                 return None
             reads.append(number.id)
             number = Ref(len(reads) - 1)
@@ -232,11 +242,11 @@ def _matches(graph: Graph, pattern: Any, given: Any, bound: dict[str, Any], made
 
 
 def _take_in_clipping(graph: Graph, bound: dict[str, Any], made: dict[int, int]) -> None:
-    """A gradient that is another, scaled, for this step alone: the kernel scales it."""
+    """A gradient that is another, scaled, for this step alone: the kernel scales it, where it can be told by what."""
     value = bound["grad"].id
     if value not in graph.makers or value in graph.kept or not graph.readers[value] <= set(made.values()):
         return
     index, op, args = graph.makers[value]
-    if op == "mul" and graph.specs[args[1].id] == NUMBER and graph.specs[args[0].id].shape:
+    if op == "mul" and args[1].id in graph.numbers and graph.specs[args[0].id].shape:
         made[value] = index
         bound["grad"], bound["factor"] = args

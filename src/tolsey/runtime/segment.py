@@ -5,7 +5,8 @@ A step:
 1. for each micro-batch: read its batch, run phase `grad`; gradients add up in order (under the order-free profiles
    exactly, docs/numerics/int8.md), running statistics pass on;
 2. compute this step's rates (schedule.py);
-3. run phase `update`; the result is the next state.
+3. run phase `update`; the result is the next state;
+4. read the losses: not before, since reading waits for a device that could have work queued meanwhile.
 
 It refuses programs that were not admitted, and never looks at a clock to decide anything: `step_s` is for people.
 Next in the flow: state.write and state.root_of at a segment's end.
@@ -23,7 +24,7 @@ from tolsey.errors import ConfigError, LocalViolation, RemoteViolation
 from tolsey.numerics import int8, library
 from tolsey.numerics.exact_sum import ExactSum
 from tolsey.protocol.checkpoint import Segment, StateRoot
-from tolsey.runtime import exact, optimisers, schedule
+from tolsey.runtime import optimisers, schedule
 from tolsey.runtime.dataset import Dataset
 from tolsey.runtime.executor import Executable, Key, Observer
 from tolsey.runtime.state import TrainingState, root_of
@@ -80,11 +81,14 @@ class Trainer:
         """
         start = time.perf_counter()
         try:
-            values, loss = self._gradients(state, observers[0])
+            values, losses = self._gradients(state, observers[0])
             scalars = self._optimiser.scalars(self._schedule, state.step)
             for name in self._update_names:
-                values["scalar", name] = self._number(schedule.to_float32(scalars[name]))
+                values["scalar", name] = torch.tensor(schedule.to_float32(scalars[name]), dtype=torch.float32)
             given = self._executable.update.run(values, observers[1])
+            loss = 0.0
+            for tensor in losses:
+                loss += float(tensor)
         except (RuntimeError, IndexError, ValueError, MemoryError) as error:
             if _is_about_memory(error):
                 raise ConfigError(
@@ -108,11 +112,6 @@ class Trainer:
             state=after,
         )
 
-    def _number(self, value: float) -> torch.Tensor:
-        """A rate as the update takes it: exact kernels read it where they compute."""
-        device = self._executable.device if self._executable.profile in exact.PROFILES else None
-        return torch.tensor(value, dtype=torch.float32, device=device)
-
     def gradient_sums(self, state: TrainingState, micros: Sequence[int]) -> dict[str, ExactSum]:
         """What some micro-batches of the state's step bring to its gradient: sums that shards merge in any order.
 
@@ -130,15 +129,17 @@ class Trainer:
                     sums[name].add(tensor.numpy())
         return sums
 
-    def _gradients(self, state: TrainingState, observer: Observer | None) -> tuple[dict[Key, torch.Tensor], float]:
-        """State and summed gradients as inputs of phase update, and the step's loss."""
+    def _gradients(
+        self, state: TrainingState, observer: Observer | None
+    ) -> tuple[dict[Key, torch.Tensor], list[torch.Tensor]]:
+        """State and summed gradients as inputs of phase update, and each micro-batch's part of the step's loss."""
         values, count = self._inputs(state), self.program.micro_batches
         sums = self._no_gradients(state) if self._is_order_free and count > 1 else {}
-        loss = 0.0
+        losses = []
         for micro, given in enumerate(self._micro_batches(values, state.step, range(count), observer)):
             for (role, name), tensor in given.items():
                 if role == "loss":
-                    loss += float(tensor)
+                    losses.append(tensor)
                 elif role == "grad" and sums:
                     sums[name].add(tensor.numpy())
                 elif role == "grad":
@@ -146,7 +147,7 @@ class Trainer:
                 else:
                     values["state", name] = tensor
         values |= {("grad", name): torch.from_numpy(total.rounded()) for name, total in sums.items()}
-        return values, loss
+        return values, losses
 
     @property
     def _is_order_free(self) -> bool:

@@ -48,6 +48,7 @@ _TERMS: Final = (
     *("plain", "squares", "sizes", "not_zero", "powers", "deviations", "differences", "with_normalised"),
     *("largest_of", "smallest_of", "largest_size", "smallest_size"),
 )
+_TEAMS: Final = ("kept", "warp", "block")
 UNITS: Final[dict[str, tuple[str, ...]]] = {
     "places": tuple(
         f"tolsey_{name}"
@@ -66,8 +67,8 @@ UNITS: Final[dict[str, tuple[str, ...]]] = {
         *(f"{term}_{form}" for term in _TERMS for form in ("rows", "columns")),
         *("norm_of_powers", "argmax", "cumsum"),
     ),
-    "softmax": ("softmax_warp", "softmax_block", "softmax_backward_warp", "softmax_backward_block"),
-    "norms": ("norm_forward_warp", "norm_forward_block", "norm_backward_warp", "norm_backward_block", "spread"),
+    "softmax": tuple(f"{name}_{team}" for name in ("softmax", "softmax_backward") for team in _TEAMS),
+    "norms": (*(f"{name}_{team}" for name in ("norm_forward", "norm_backward") for team in _TEAMS), "spread"),
     "losses": ("nll_terms", "nll_mean", "nll_backward", "mse_places", "mse_backward"),
     "lookups": (
         *("embedding_places", "scatter_places", "pooled_places"),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from tolsey.errors import ConfigError, LocalViolation
 from tolsey.numerics.cuda import compile
@@ -62,6 +62,7 @@ class Gpu:
 
         self.multiprocessors = attribute(_MULTIPROCESSORS)
         self.capability = 10 * attribute(_MAJOR) + attribute(_MINOR)
+        self._start = self._cuda.cuLaunchKernel
         self._units = {kernel: unit for unit, kernels in compile.UNITS.items() for kernel in kernels}
         self._modules: dict[str, ctypes.c_void_p] = {}
         self._kernels: dict[str, ctypes.c_void_p] = {}
@@ -80,20 +81,27 @@ class Gpu:
         Raises:
             ConfigError: it must be compiled first, and cannot be.
         """
-        packed = (ctypes.c_void_p * len(arguments))(*map(ctypes.addressof, arguments))
-        self._do("cuLaunchKernel", self._kernel(kernel), *grid, *block, 0, STREAM, packed, None)
+        addresses = (ctypes.c_void_p * len(arguments))(*map(ctypes.addressof, arguments))
+        self.launch_prepared(kernel, grid, block, addresses)
 
-    def _kernel(self, name: str) -> ctypes.c_void_p:
-        if name not in self._kernels:
-            unit = self._units[name]
-            if unit not in self._modules:
-                module = ctypes.c_void_p()
-                self._do("cuModuleLoadData", ctypes.byref(module), compile.cubin(unit, self.capability))
-                self._modules[unit] = module
-            found = ctypes.c_void_p()
-            self._do("cuModuleGetFunction", ctypes.byref(found), self._modules[unit], name.encode())
-            self._kernels[name] = found
-        return self._kernels[name]
+    def launch_prepared(
+        self, kernel: str, grid: Sequence[int], block: Sequence[int], addresses: ctypes.Array[ctypes.c_void_p]
+    ) -> None:
+        """The same, given where the arguments lie; they are read before this returns."""
+        function = self._kernels.get(kernel) or self._load(kernel)
+        answer = self._start(function, *grid, *block, 0, STREAM, addresses, None)
+        if answer:
+            self._raise("cuLaunchKernel", answer)
+
+    def _load(self, kernel: str) -> ctypes.c_void_p:
+        unit = self._units[kernel]
+        if unit not in self._modules:
+            module = ctypes.c_void_p()
+            self._do("cuModuleLoadData", ctypes.byref(module), compile.cubin(unit, self.capability))
+            self._modules[unit] = module
+        found = self._kernels[kernel] = ctypes.c_void_p()
+        self._do("cuModuleGetFunction", ctypes.byref(found), self._modules[unit], kernel.encode())
+        return found
 
     def room(self, size_bytes: int) -> int:
         size_bytes = -(-max(size_bytes, 1) // ALIGNMENT) * ALIGNMENT
@@ -149,15 +157,17 @@ class Gpu:
         self._do("cuCtxSynchronize")
 
     def _do(self, function: str, *arguments: Any) -> None:
-        """Calls the driver.
+        """Calls the driver, and raises what it answers."""
+        answer = getattr(self._cuda, function)(*arguments)
+        if answer:
+            self._raise(function, answer)
 
+    def _raise(self, function: str, answer: int) -> NoReturn:
+        """
         Raises:
             MemoryError: the device has no memory left.
             LocalViolation: whatever else it answers; a kernel that wrote where it must not is heard of here, late.
         """
-        answer = getattr(self._cuda, function)(*arguments)
-        if answer == 0:
-            return
         name = ctypes.c_char_p()
         self._cuda.cuGetErrorName(answer, ctypes.byref(name))
         said = (name.value or b"unknown").decode()

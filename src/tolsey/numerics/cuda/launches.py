@@ -16,6 +16,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final, Protocol
 
 import numpy
@@ -27,12 +28,16 @@ CHUNK: Final = 4096
 LANES: Final = 32
 MAX_RANK: Final = 8
 MAX_LIST: Final = CHUNK * CHUNK
+KEPT_LIST: Final = 32 * LANES
+"""Numbers of a list that a warp keeps in registers (warps.h, TEAM_KERNELS)."""
 GEMM_THREADS: Final = 128
 GEMM_TILES: Final = (("gemm_128", 128, 128), ("gemm_64", 64, 64), ("gemm_32", 32, 64))
 """Kernels of gemm.cu, and rows and columns of their tiles."""
 SORT_BLOCK: Final = 256
 TEAM_BLOCK: Final = 512
 MAX_GRID_Z: Final = 65535
+REMEMBERED: Final = 1 << 12
+"""Sizes for which something is known: more than a program has, fewer than anybody would miss the memory of."""
 
 
 class Device(Protocol):
@@ -47,6 +52,11 @@ class Device(Protocol):
     threads_a_block: int
 
     def launch(self, kernel: str, grid: Sequence[int], block: Sequence[int], *arguments: Any) -> None: ...
+
+    def launch_prepared(
+        self, kernel: str, grid: Sequence[int], block: Sequence[int], addresses: ctypes.Array[ctypes.c_void_p]
+    ) -> None:
+        """The same, given where the arguments lie."""
 
     def room(self, size_bytes: int) -> int:
         """An address of memory, aligned to 256 bytes, that lasts until the call that asked for it has run."""
@@ -87,7 +97,7 @@ def _at(address: int | None) -> ctypes.c_void_p:
 _i64 = ctypes.c_int64
 _i32 = ctypes.c_int32
 _f32 = ctypes.c_float
-_BY_VALUE: Final[dict[str, Callable[[Any], Any]]] = {
+_BY_VALUE: Final[dict[str, type[Any]]] = {
     "f32": ctypes.c_float,
     "i32": ctypes.c_int32,
     "i64": ctypes.c_int64,
@@ -101,8 +111,18 @@ def _host(address: int, count: int) -> list[int]:
     return list((ctypes.c_int64 * count).from_address(address)) if count else []
 
 
+def _prepared(types: Sequence[type[Any]]) -> tuple[Callable[..., None], ctypes.Array[ctypes.c_void_p]]:
+    """Sets a kernel's arguments, and where they lie: memory that one launch after another fills, since each copies what
+    it is given. For the launching thread alone, as a context is."""
+    fields = [(f"argument{place}", kind) for place, kind in enumerate(types)]
+    record = type("_Arguments", (ctypes.Structure,), {"_fields_": fields})()
+    places = (getattr(type(record), name).offset for name, _ in fields)
+    addresses = (ctypes.c_void_p * len(fields))(*(ctypes.addressof(record) + place for place in places))
+    return record.__init__, addresses
+
+
 def _fl(number: float) -> float:
-    return float(numpy.float32(number))
+    return float(_f32(number).value)
 
 
 def _not_negative(*sizes: int) -> None:
@@ -123,29 +143,49 @@ def _flag(device: Device, error: Exception | type[Exception]) -> Iterator[ctypes
 # single places
 
 
+def _blocks(device: Device, count: int) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+    """Grid and block over places, one for each thread while threads last."""
+    block = device.threads_a_block
+    return (min(-(-count // block), device.multiprocessors * 16), 1, 1), (block, 1, 1)
+
+
 def _flat(device: Device, kernel: str, count: int, *arguments: Any) -> None:
-    """A kernel over places, one for each thread while threads last."""
+    """A kernel over places."""
     if count > 0:
-        block = device.threads_a_block
-        blocks = min(-(-count // block), device.multiprocessors * 16)
-        device.launch(kernel, (blocks, 1, 1), (block, 1, 1), *arguments)
+        device.launch(kernel, *_blocks(device, count), *arguments)
 
 
 def _places(name: str) -> None:
     words = library.declared()[name]
     length = len(words) - 1 - words[::-1].index("i64")
+    fill, addresses = _prepared([_BY_VALUE.get(word, ctypes.c_void_p) for word in words])
+    check = _CHECKS.get(name.removesuffix("_u8"))
 
     def run(device: Device, *given: Any) -> None:
-        _not_negative(given[length])
-        if name == "tolsey_probe" and not 0 <= given[0] < len(probe.OPERATIONS):
-            raise ValueError(f"operation {given[0]}")
-        if "mask" in name and (given[length] > 4 << 32 or given[3] > 1 << 24):
-            raise ValueError(f"a mask of {given[length]} elements, threshold {given[3]}")
-        arguments = [_BY_VALUE.get(word, _at)(value) for word, value in zip(words, given, strict=True)]
-        _flat(device, name, given[length], *arguments)
+        count = given[length]
+        if check is not None:
+            check(*given)
+        if count > 0:
+            fill(*given)
+            device.launch_prepared(name, *_blocks(device, count), addresses)
+        else:
+            _not_negative(count)
 
     LAUNCHES[name] = Launch(run)
 
+
+def _check_mask(seed: int, stream: int, position: int, threshold: int, mask: int, n: int) -> None:
+    if n > 4 << 32 or threshold > 1 << 24:
+        raise ValueError(f"a mask of {n} elements, threshold {threshold}")
+
+
+def _check_probe(operation: int, *rest: Any) -> None:
+    if not 0 <= operation < len(probe.OPERATIONS):
+        raise ValueError(f"operation {operation}")
+
+
+_CHECKS: Final[dict[str, Callable[..., None]]] = {"tolsey_keep_mask": _check_mask, "tolsey_probe": _check_probe}
+"""What else some of them refuse."""
 
 for _name in (*elementwise.SIGNATURES, "tolsey_probe"):
     _places(_name)
@@ -167,6 +207,7 @@ class _Product(ctypes.Structure):
     ]
 
 
+@lru_cache(REMEMBERED)
 def _tiles(m: int, n: int, batch: int, *, wanted: float) -> tuple[str, int]:
     """The kernel for a product, and how many tiles it makes of one: large ones do the most with what they fetch, small
     ones keep all multiprocessors busy."""
@@ -333,7 +374,8 @@ class _Lists(ctypes.Structure):
         return int(self.kept * self.width)
 
 
-def _lists_over(sizes: Sequence[int], reduced: int) -> _Lists:
+@lru_cache(REMEMBERED)
+def _lists_over(sizes: tuple[int, ...], reduced: int) -> _Lists:
     """Of a row-major tensor; bit d of `reduced` is set where dim d is reduced. As native/lists.h does it."""
     if len(sizes) > MAX_RANK or reduced >> len(sizes):
         raise ValueError(f"a reduction of {len(sizes)} dims")
@@ -347,14 +389,16 @@ def _lists_over(sizes: Sequence[int], reduced: int) -> _Lists:
             else:
                 joined.append([sizes[dim], stride, kind])
         stride *= max(sizes[dim], 1)
-    reduced_dims = [(size, stride) for size, stride, kind in reversed(joined) if kind]
+    reduced_dims = tuple((size, stride) for size, stride, kind in reversed(joined) if kind)
     width = joined[0][0] if joined and not joined[0][2] else 1
     beside = 1 if joined and not joined[0][2] else 0
-    kept_dims = [(size, stride) for size, stride, kind in reversed(joined[beside:]) if not kind]
+    kept_dims = tuple((size, stride) for size, stride, kind in reversed(joined[beside:]) if not kind)
     return _lists(kept_dims, reduced_dims, width)
 
 
-def _lists(kept: Sequence[tuple[int, int]], reduced: Sequence[tuple[int, int]], width: int = 1) -> _Lists:
+@lru_cache(REMEMBERED)
+def _lists(kept: tuple[tuple[int, int], ...], reduced: tuple[tuple[int, int], ...], width: int = 1) -> _Lists:
+    """Sizes and strides of the dims; whoever wants another one makes another: this one is shared."""
     found = _Lists(
         n=math.prod(size for size, _ in reduced),
         kept=math.prod(size for size, _ in kept),
@@ -409,14 +453,14 @@ def _reduce(
     else:
         _flat(device, f"{term}_rows", lists.count * chunks * LANES, one)
     if chunks > 1:
-        rest = _lists([(lists.count, chunks)], [(chunks, 1)])
+        rest = _lists(((lists.count, chunks),), ((chunks, 1),))
         _reduce(device, _AGAIN.get(term, "plain"), rest, out, finish=finish, by=by, x=to)
 
 
 def _over(rank: int, sizes: int, reduced: int) -> _Lists:
     found = _host(sizes, rank)
     _not_negative(0, *found)
-    return _lists_over(found, reduced)
+    return _lists_over(tuple(found), reduced)
 
 
 @_launch("sum", host=[3])
@@ -492,12 +536,12 @@ def _cumsum(device: Device, x: int, y: int, before: int, n: int, after: int) -> 
 # teams: softmax and norms
 
 
-def _teams(device: Device, kernel: str, lists: int, n: int, *arguments: Any) -> None:
-    """A warp for each list of one chunk, a block for each longer one."""
+def _teams(device: Device, kernel: str, lists: int, n: int, *arguments: Any, keeps: bool = False) -> None:
+    """A warp for each list of one chunk, in registers if it `keeps` them and they fit; a block for each longer one."""
     if lists == 0:
         return
     if n <= CHUNK:
-        _flat(device, f"{kernel}_warp", lists * LANES, *arguments)
+        _flat(device, f"{kernel}_{'kept' if keeps and n <= KEPT_LIST else 'warp'}", lists * LANES, *arguments)
         return
     if n > MAX_LIST:
         raise ConfigError(f"a list of {n} numbers: {kernel} has no GPU kernel for more than {MAX_LIST} yet")
@@ -512,7 +556,7 @@ def _softmaxes(name: str, kind: int) -> None:
     def forward(device: Device, x: int, y: int, before: int, n: int, after: int) -> None:
         _not_negative(before, n, after)
         sizes = map(_i64, (before, n, after))
-        _teams(device, "softmax", before * after if n else 0, n, _i32(kind), _at(x), _at(y), *sizes)
+        _teams(device, "softmax", before * after if n else 0, n, _i32(kind), _at(x), _at(y), *sizes, keeps=True)
 
     if name == "safe_softmax":
         return
@@ -520,8 +564,8 @@ def _softmaxes(name: str, kind: int) -> None:
     @_launch(f"{name}_backward")
     def backward(device: Device, grad: int, y: int, dx: int, before: int, n: int, after: int) -> None:
         _not_negative(before, n, after)
-        sizes = map(_i64, (before, n, after))
-        _teams(device, "softmax_backward", before * after, n, _i32(kind), _at(grad), _at(y), _at(dx), *sizes)
+        given = (_i32(kind), *map(_at, (grad, y, dx)), *map(_i64, (before, n, after)))
+        _teams(device, "softmax_backward", before * after, n, *given, keeps=True)
 
 
 for _name, _kind in _KINDS.items():
@@ -548,12 +592,12 @@ def _norm_of(lists: _Lists, **more: Any) -> _Norm:
 
 
 def _rows_norm(rows: int, n: int, **more: Any) -> _Norm:
-    return _norm_of(_lists([(rows, n)], [(n, 1)]), kinds=1, of_kind=0, run=1, **more)
+    return _norm_of(_lists(((rows, n),), ((n, 1),)), kinds=1, of_kind=0, run=1, **more)
 
 
 def _groups_norm(examples: int, channels: int, places: int, groups: int, **more: Any) -> _Norm:
     each = channels // groups
-    lists = _lists([(examples * groups, each * places)], [(each * places, 1)])
+    lists = _lists(((examples * groups, each * places),), ((each * places, 1),))
     return _norm_of(lists, kinds=groups, of_kind=each, run=max(places, 1), **more)
 
 
@@ -563,7 +607,7 @@ def _channels_norm(examples: int, channels: int, places: int, **more: Any) -> _N
 
 
 def _by_channel(examples: int, channels: int, places: int) -> _Lists:
-    return _lists([(channels, places)], [(examples, channels * places), (places, 1)])
+    return _lists(((channels, places),), ((examples, channels * places), (places, 1)))
 
 
 @_launch("layer_norm")
@@ -572,7 +616,7 @@ def _layer_norm(
 ) -> None:
     _not_negative(rows, n)
     norm = _rows_norm(rows, n, weight=weight, bias=bias, eps=_fl(eps))
-    _teams(device, "norm_forward", rows, n, norm, _i32(1), *map(_at, (x, y, mean, rstd)))
+    _teams(device, "norm_forward", rows, n, norm, _i32(1), *map(_at, (x, y, mean, rstd)), keeps=True)
 
 
 @_launch("layer_norm_backward")
@@ -592,8 +636,9 @@ def _layer_norm_backward(
     _not_negative(rows, n)
     if dx is not None:
         norm = _rows_norm(rows, n, weight=weight)
-        _teams(device, "norm_backward", rows, n, norm, _i32(_BY_ELEMENT), *map(_at, (grad, x, mean, rstd, dx)))
-    lists = _lists([], [(rows, n)], n)
+        given = (norm, _i32(_BY_ELEMENT), *map(_at, (grad, x, mean, rstd, dx)))
+        _teams(device, "norm_backward", rows, n, *given, keeps=True)
+    lists = _lists((), ((rows, n),), n)
     stats = {"mean": mean, "rstd": rstd, "stat_step": 1, "stat_lists": max(n, 1)}
     _norm_weights(device, lists, grad, x, dweight, dbias, stats)
 
@@ -780,7 +825,7 @@ def _nll_loss(
         if reduction == _NONE:
             device.zero(total, 4)
             return
-        flat = _lists([], [(n, 1)])
+        flat = _lists((), ((n, 1),))
         _reduce(device, "plain", flat, loss, x=parts)
         _reduce(device, "plain", flat, total, x=weights)
         if reduction == _MEAN:
@@ -814,7 +859,7 @@ def _mse_loss(device: Device, x: int, target: int, y: int, n: int, reduction: in
         _flat(device, "mse_places", n, _at(x), _at(target), _at(y), _i64(n))
         return
     finish = _DIVIDED if reduction == _MEAN else _NOTHING
-    _reduce(device, "differences", _lists([], [(n, 1)]), y, finish=finish, by=_fl(n), x=x, y=target)
+    _reduce(device, "differences", _lists((), ((n, 1),)), y, finish=finish, by=_fl(n), x=x, y=target)
 
 
 @_launch("mse_loss_backward")

@@ -12,7 +12,7 @@ memory in both forms. What is refused, and the errors: launches.py. Next in the 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache, partial
+from functools import cache
 from typing import Any, Final, Protocol
 
 import numpy
@@ -51,6 +51,8 @@ class GpuLibrary:
     isa: Final = ISA
     threads: Final = 1
     """Of this machine's, that work on a call."""
+    is_queued: Final = True
+    """A call returns before its results are there; whoever reads one waits for all that was queued before."""
 
     def __init__(self, device: Device) -> None:
         self._device = device
@@ -67,13 +69,17 @@ class GpuLibrary:
             ConfigError: there is no such kernel for GPUs yet.
             LocalViolation: it was not declared.
         """
-        return partial(self._call, name, _launch_of(name))
+        run, device = _launch_of(name).run, self._device
 
-    def _call(self, name: str, launch: launches.Launch, *arguments: Any) -> None:
-        try:
-            _run(self._device, name, launch, *arguments)
-        finally:
-            self._device.call_ends()
+        def call(*arguments: Any) -> None:
+            try:
+                run(device, *arguments)
+            except (ValueError, IndexError) as error:
+                raise _named(name, error) from error
+            finally:
+                device.call_ends()
+
+        return call
 
     def call(self, name: str, *arguments: Any) -> None:
         """Calls a declared kernel with NumPy arrays (or None) for addresses.
@@ -95,19 +101,19 @@ class GpuLibrary:
                 moved.add(given)
         try:
             moved.there()
-            _run(self._device, name, launch, *(moved.address(given) for given in arguments))
+            launch.run(self._device, *(moved.address(given) for given in arguments))
             moved.back()
+        except (ValueError, IndexError) as error:
+            raise _named(name, error) from error
         finally:
             self._device.call_ends()
 
 
-def _run(device: Device, name: str, launch: launches.Launch, *arguments: Any) -> None:
-    try:
-        launch.run(device, *arguments)
-    except ValueError as error:
-        raise ValueError(f"{name} refused its arguments: {error}") from error
-    except IndexError as error:
-        raise IndexError(f"{name}: an index lies outside its table") from error
+def _named(name: str, error: ValueError | IndexError) -> ValueError | IndexError:
+    """What a launch refused, as the CPU's kernel says it."""
+    if isinstance(error, IndexError):
+        return IndexError(f"{name}: an index lies outside its table")
+    return ValueError(f"{name} refused its arguments: {error}")
 
 
 class _Moved:

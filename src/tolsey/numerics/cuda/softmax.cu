@@ -8,37 +8,48 @@ INLINE void softmax(const Team &team, int32_t kind, const float *x, float *y, in
     FOR_LISTS(list, team, before * after) {
         const int64_t begin = list / after * n * after + list % after;
         const float *from = x + begin;
-        const float m = team.template over<largest>(n, [=](float lane, int64_t i) { return largest::join(lane, from[i * after]); });
-        const float s = team.sum(n, [=](float lane, int64_t i) { return lane + sexp(from[i * after] - m); });
-        const float by = kind == LOG_SOFTMAX ? slog(s) : 1.0f / s;
-        /* The largest is -infinity where all are. */
-        const bool nothing = kind == SAFE_SOFTMAX && m == -INFINITE;
-        FOR_MEMBERS(i, team, n) {
-            const float d = from[i * after] - m;
-            y[begin + i * after] = nothing ? 0.0f : kind == LOG_SOFTMAX ? d - by : sexp(d) * by;
+        const auto numbers = team.keep(n, [=](member of) { return from[of.i * after]; });
+        const float m = team.template over<largest>(n, [&](float lane, member of) { return largest::join(lane, numbers[of]); });
+        if (kind == LOG_SOFTMAX) {
+            const float by = slog(team.sum(n, [&](float lane, member of) { return lane + sexp(numbers[of] - m); }));
+            team.each(n, [&](member of) { y[begin + of.i * after] = numbers[of] - m - by; });
+        } else {
+            const auto e = team.keep(n, [&](member of) { return sexp(numbers[of] - m); });
+            const float by = 1.0f / team.sum(n, [&](float lane, member of) { return lane + e[of]; });
+            /* The largest is -infinity where all are. */
+            const bool nothing = kind == SAFE_SOFTMAX && m == -INFINITE;
+            team.each(n, [&](member of) { y[begin + of.i * after] = nothing ? 0.0f : e[of] * by; });
         }
     }
 }
+#define PARAMETERS (int32_t kind, const float *x, float *y, int64_t before, int64_t n, int64_t after)
 #define ALL kind, x, y, before, n, after
-TEAM_KERNELS(softmax, (int32_t kind, const float *x, float *y, int64_t before, int64_t n, int64_t after), ALL)
+TEAM_KERNELS(softmax, PARAMETERS, ALL)
+KEPT_KERNEL(softmax, PARAMETERS, ALL)
 #undef ALL
+#undef PARAMETERS
 
 template <class Team>
 INLINE void softmax_backward(const Team &team, int32_t kind, const float *grad, const float *y, float *dx, int64_t before,
                              int64_t n, int64_t after) {
     FOR_LISTS(list, team, before * after) {
         const int64_t begin = list / after * n * after + list % after;
-        const float *g = grad + begin, *of = y + begin;
+        const auto g = team.keep(n, [=](member of) { return grad[begin + of.i * after]; });
+        const auto made = team.keep(n, [=](member of) { return y[begin + of.i * after]; });
+        float *to = dx + begin;
         if (kind == LOG_SOFTMAX) {
-            const float s = team.sum(n, [=](float lane, int64_t i) { return lane + g[i * after]; });
-            FOR_MEMBERS(i, team, n) dx[begin + i * after] = sfma(-sexp(of[i * after]), s, g[i * after]);
+            const float s = team.sum(n, [&](float lane, member of) { return lane + g[of]; });
+            team.each(n, [&](member of) { to[of.i * after] = sfma(-sexp(made[of]), s, g[of]); });
         } else {
-            const float s = team.sum(n, [=](float lane, int64_t i) { return sfma(g[i * after], of[i * after], lane); });
-            FOR_MEMBERS(i, team, n) dx[begin + i * after] = (g[i * after] - s) * of[i * after];
+            const float s = team.sum(n, [&](float lane, member of) { return sfma(g[of], made[of], lane); });
+            team.each(n, [&](member of) { to[of.i * after] = (g[of] - s) * made[of]; });
         }
     }
 }
+#define PARAMETERS                                                                                                     \
+    (int32_t kind, const float *grad, const float *y, float *dx, int64_t before, int64_t n, int64_t after)
 #define ALL kind, grad, y, dx, before, n, after
-TEAM_KERNELS(softmax_backward,
-             (int32_t kind, const float *grad, const float *y, float *dx, int64_t before, int64_t n, int64_t after), ALL)
+TEAM_KERNELS(softmax_backward, PARAMETERS, ALL)
+KEPT_KERNEL(softmax_backward, PARAMETERS, ALL)
 #undef ALL
+#undef PARAMETERS

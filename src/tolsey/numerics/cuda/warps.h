@@ -76,39 +76,87 @@ template <class Join, class Add> INLINE float chunk_of(int64_t first, int64_t pa
 
 /* ---------------------------------------------------------------- a team of warps with one list */
 
+/* A number of a list, as a thread of the list's team sees it: which one it is, and how manieth of the thread's own. */
+struct member {
+    int64_t i;
+    int own;
+};
+
+/* Numbers that several passes need. Who keeps none computes one anew for each pass. */
+template <class Number> struct computed {
+    Number number;
+    __device__ float operator[](member of) const { return number(of); }
+};
+template <int KEPT> struct kept {
+    float own[KEPT];
+    __device__ float operator[](member of) const { return own[of.own]; }
+};
+
 /* WARPS warps that work on one list. A team of one warp takes lists of one chunk; a larger one is a block, and takes lists of
- * up to MAX_CHUNKS chunks. */
-template <int WARPS> struct team {
-    enum { MEMBERS = 32 * WARPS };
+ * up to MAX_CHUNKS chunks. Where each thread keeps up to KEPT numbers in registers, a list has at most 32 KEPT: it is read
+ * once. */
+template <int WARPS, int KEPT = 0> struct team {
+    static_assert(KEPT == 0 || WARPS == 1);
+    enum { MEMBERS = 32 * WARPS, KEEPS = KEPT > 0 };
     /* Teams of one warp share a block, a larger one is a block. */
     static __device__ int64_t teams_a_block() { return WARPS == 1 ? blockDim.x / 32 : 1; }
     static __device__ int64_t first_list() { return blockIdx.x * teams_a_block() + (WARPS == 1 ? threadIdx.x / 32 : 0); }
     static __device__ int64_t all() { return gridDim.x * teams_a_block(); }
     /* The thread among those of its team. */
-    static __device__ int member() { return threadIdx.x % MEMBERS; }
+    static __device__ int thread() { return threadIdx.x % MEMBERS; }
 
     float *chunk_results; /* MAX_CHUNKS in shared memory; not used by a single warp */
 
-    template <class Join, class Add> __device__ float over(int64_t n, const Add &add) const {
-        if (WARPS == 1) return chunk_of<Join>(0, n, add);
-        const int64_t chunks = n > CHUNK ? (n + CHUNK - 1) / CHUNK : 1;
-        for (int64_t chunk = threadIdx.x / 32; chunk < chunks; chunk += WARPS) {
-            const float result = chunk_of<Join>(chunk * CHUNK, least(n, (chunk + 1) * CHUNK), add);
-            if (lane_of_thread() == 0) chunk_results[chunk] = result;
+    /* Calls `work` with each of n numbers that is this thread's, in order. */
+    template <class Work> static __device__ void each(int64_t n, const Work &work) {
+        if constexpr (KEPT > 0) {
+            /* Unrolled, so that a number's register is known; all threads leave together. */
+            UNROLL for (int own = 0; own < KEPT; own++) {
+                const int i = own * LANES + thread();
+                if (own * LANES >= (int)n) break;
+                if (i < (int)n) work(member{i, own});
+            }
+        } else {
+            for (int64_t i = thread(); i < n; i += MEMBERS) work(member{i, 0});
         }
-        __syncthreads();
-        const float *results = chunk_results;
-        const float result = chunk_of<Join>(0, chunks, [=](float lane, int64_t i) { return Join::join(lane, results[i]); });
-        __syncthreads();
-        return result;
     }
-    template <class Add> __device__ float sum(int64_t n, const Add &add) const { return over<adding>(n, add); }
+
+    template <class Number> static __device__ auto keep(int64_t n, const Number &number) {
+        if constexpr (KEPT > 0) {
+            kept<KEPT> numbers;
+            each(n, [&](member of) { numbers.own[of.own] = number(of); });
+            return numbers;
+        } else {
+            return computed<Number>{number};
+        }
+    }
+
+    template <class Join, class Add> __device__ float over(int64_t n, const Add &add) const {
+        if constexpr (WARPS == 1) {
+            float lane = Join::nothing();
+            each(n, [&](member of) { lane = add(lane, of); });
+            return tree<Join>(lane);
+        } else {
+            const int64_t chunks = n > CHUNK ? (n + CHUNK - 1) / CHUNK : 1;
+            for (int64_t chunk = threadIdx.x / 32; chunk < chunks; chunk += WARPS) {
+                const float result = chunk_of<Join>(chunk * CHUNK, least(n, (chunk + 1) * CHUNK),
+                                                    [&](float lane, int64_t i) { return add(lane, member{i, 0}); });
+                if (lane_of_thread() == 0) chunk_results[chunk] = result;
+            }
+            __syncthreads();
+            const float *results = chunk_results;
+            const float result =
+                chunk_of<Join>(0, chunks, [=](float lane, int64_t i) { return Join::join(lane, results[i]); });
+            __syncthreads();
+            return result;
+        }
+    }
+    template <class Add> __device__ float sum(int64_t n, const Add &add) const { return over<adding>(n, add); };
 };
 
 #define FOR_LISTS(list, team, count) for (int64_t list = team.first_list(); list < (count); list += team.all())
-#define FOR_MEMBERS(i, team, n) for (int64_t i = team.member(); i < (n); i += team.MEMBERS)
 
-/* Two kernels of one text: NAME_warp for lists of one chunk, NAME_block for longer ones. */
+/* Kernels of one text: NAME_warp for lists of one chunk, NAME_block for longer ones. */
 #define TEAM_KERNELS(name, parameters, arguments)                                                                      \
     KERNEL __launch_bounds__(256) name##_warp parameters {                                                             \
         const team<1> warp = {nullptr};                                                                                \
@@ -118,6 +166,12 @@ template <int WARPS> struct team {
         __shared__ float chunk_results[MAX_CHUNKS];                                                                    \
         const team<16> block = {chunk_results};                                                                        \
         name(block, arguments);                                                                                        \
+    }
+/* NAME_kept for lists of up to 1024 numbers, which stay in registers; launches.py knows that number. */
+#define KEPT_KERNEL(name, parameters, arguments)                                                                       \
+    KERNEL __launch_bounds__(256) name##_kept parameters {                                                             \
+        const team<1, 32> warp = {nullptr};                                                                            \
+        name(warp, arguments);                                                                                         \
     }
 
 #endif
