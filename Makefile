@@ -1,5 +1,6 @@
 # One name per routine. Everything is installed into ./.venv and ./node_modules; nothing outside this folder is touched
-# (but for the GMP headers, where they are missing and apt-get may be used as root).
+# (but for the GMP headers, where they are missing and apt-get may be used as root, and ~/.cache/tolsey, which keeps compiled
+# kernels and the other versions of PyTorch).
 
 SHELL := /bin/bash
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(not (3,11) <= sys.version_info < (3,14))' 2>/dev/null && { command -v $$p; break; }; done)

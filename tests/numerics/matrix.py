@@ -177,7 +177,7 @@ def main() -> int:
         raise SystemExit(error.diagnostics()) from error
     seen: dict[str, set[str]] = {}
     rows = [(packages, *cell) for packages in versions for cell in cells()]
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(os.cpu_count()) as pool:
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         for name, job in jobs().items():
             author.build(job, Path(folder) / name)
         results = pool.map(lambda row: run(*row, Path(folder)), rows)

@@ -47,7 +47,7 @@ int cudaGetDeviceCount(int *count) { *count = 0; return 100; /* cudaErrorNoDevic
 int cudaGetLastError(void) { return 0; }
 
 #define REFUSED(name) \\
-    void name(void) { fputs(#name " was called, and this PyTorch has no CUDA (tests/numerics)\\n", stderr); abort(); }
+    void name(void) { fputs(#name " was called; this PyTorch has no CUDA, by torch_versions.py\\n", stderr); abort(); }
 """
 
 
@@ -137,7 +137,9 @@ def _output(*command: str | Path) -> str:
         ) from error
     if done.returncode:
         shown = "\n".join(done.stderr.splitlines()[:12])
-        raise ConfigError(f"{command[0]} ended with {done.returncode}\n{shown}", fix="apt-get install gcc binutils")
+        raise ConfigError(
+            f"{command[0]} ended with {done.returncode}\n{shown}", fix="apt-get install gcc libc6-dev binutils"
+        )
     return done.stdout
 
 
