@@ -1,5 +1,6 @@
 # One name per routine. Everything is installed into ./.venv and ./node_modules; nothing outside this folder is touched
-# (but for the GMP headers, where they are missing and apt-get may be used as root).
+# (but for the GMP headers, where they are missing and apt-get may be used as root, and ~/.cache/tolsey, which keeps compiled
+# kernels and the other versions of PyTorch).
 
 SHELL := /bin/bash
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(not (3,11) <= sys.version_info < (3,14))' 2>/dev/null && { command -v $$p; break; }; done)
@@ -7,6 +8,8 @@ VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 ANVIL := $(CURDIR)/node_modules/.bin/anvil
+# Compared with the one installed here by `make matrix`; the first time each is a download of 0.5 to 0.9 GB.
+TORCH_VERSIONS ?= 2.8.0 2.12.1
 PYTEST_WORKERS ?= $(shell n=$$(nproc); echo $$((n < 4 ? n : 4)))
 export PATH := $(BIN):$(CURDIR)/node_modules/.bin:$(PATH)
 export MPLBACKEND := Agg
@@ -57,8 +60,8 @@ wheel:  ## dist/: an sdist, and a wheel with compiled kernels under the widest t
 deep: install-dev  ## all 2^32 inputs of each function of one argument, every build of this machine against the others (an hour)
 	$(BIN)/python -P tests/numerics/exhaustive.py
 
-matrix: install-dev  ## one state root over builds, threads and levels of PyTorch's vector code, as graph and as plain loop (minutes)
-	$(BIN)/python -P tests/numerics/matrix.py --torch 2.12.1 --torch 2.8.0
+matrix: install-dev  ## one state root over builds, threads, levels of PyTorch's vector code, versions of PyTorch, as graph and as plain loop (minutes)
+	$(BIN)/python -m tests.numerics.matrix $(addprefix --torch ,$(TORCH_VERSIONS))
 
 bench: install-dev install-npm  ## the measured claims, as tables (takes some minutes)
 	TOLSEY_ANVIL=$(ANVIL) $(BIN)/python tests/bench/run_all.py

@@ -1,25 +1,26 @@
 """One state root for all: builds of the kernels x threads x levels of PyTorch's vector code x versions of PyTorch.
 
-    python tests/numerics/matrix.py [--quick] [--torch VERSION …] [--python INTERPRETER …]        (`make matrix`)
+    python -m tests.numerics.matrix [--torch VERSION …]        (`make matrix`)
 
 Each row is a process of its own. In it two models are trained for some steps in both ways that Tolsey has: as a
 captured graph, and as a plain loop inside `tolsey.exact()`; where both compute the same arithmetic (SGD) they must end
 in the same state root. The programs of the graphs are captured once and handed to every row as files, as in a market.
 
-`--torch` adds a version: it is installed into an environment of its own (kept beside the compiled kernels), if pip
-finds a build of it for CPUs; one that brings CUDA, gigabytes, is left out, and the table says so. `--python` adds an
-interpreter that can import some torch, numpy and pycryptodome. Exit status 1 if roots differ.
+`--torch` adds a version beside the environment's own (torch_versions.py installs it, a download of 0.5 to 0.9 GB). The
+table names the build: 2.8.0+cu128 is 2.8.0 for CUDA 12.8. Exit status 1 if roots differ.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -27,16 +28,18 @@ from torch import nn
 from torch.nn import functional
 
 import tolsey
+from tolsey.errors import ConfigError
 from tolsey.numerics import PROFILE, build
 from tolsey.runtime import admission, author, state
 from tolsey.runtime.dataset import Dataset, decode_manifest
 from tolsey.runtime.executor import Executable
 from tolsey.runtime.segment import Trainer
 
-SOURCE = Path(tolsey.__file__).parents[1]
+from . import torch_versions
+
+SOURCE, ROOT = Path(tolsey.__file__).parents[1], Path(__file__).parents[2]
 SEED, STEPS, BATCH, CONTEXT = 11, 4, 4, 8
 LEVELS = ("default", "avx2", "avx512")
-NEEDED = ("numpy", "pycryptodome")
 
 
 class Tokens(nn.Module):
@@ -138,23 +141,20 @@ def plain_loop(job: author.Job, data: Dataset) -> state.TrainingState:
 # The table.
 
 
-def cells(quick: bool) -> Iterator[tuple[str, int, str]]:
-    """Build, threads, level of each row; of the quick table the corners."""
+def cells() -> Iterator[tuple[str, int, str]]:
+    """Build, threads, level of each row."""
     levels = [level for level in LEVELS if level == "default" or level in build.runnable()]
-    for isa in build.runnable():
-        for threads in (1, 2):
-            for level in levels:
-                if not quick or (threads, level) == (2, levels[-1] if isa == "baseline" else levels[0]):
-                    yield isa, threads, level
+    return itertools.product(build.runnable(), (1, 2), levels)
 
 
-def run(python: str, isa: str, threads: int, level: str, folder: Path) -> tuple[str, dict[str, str]]:
-    """One row: the version of torch and the roots."""
+def run(packages: Path | None, isa: str, threads: int, level: str, folder: Path) -> tuple[str, dict[str, str]]:
+    """One row, with what lies in `packages` before the environment's own: the version of torch and the roots."""
     environment = os.environ | {
-        **{"PYTHONPATH": str(SOURCE), "TOLSEY_ISA": isa, "TOLSEY_THREADS": str(threads)},
+        "PYTHONPATH": os.pathsep.join(map(str, [*filter(None, [packages]), SOURCE, ROOT])),
+        **{"TOLSEY_ISA": isa, "TOLSEY_THREADS": str(threads)},
         **{"OMP_NUM_THREADS": str(threads), "ATEN_CPU_CAPABILITY": level},
     }
-    command = [python, "-P", __file__, "--row", str(folder)]
+    command = [sys.executable, "-P", "-m", "tests.numerics.matrix", "--row", str(folder)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
@@ -162,59 +162,35 @@ def run(python: str, isa: str, threads: int, level: str, folder: Path) -> tuple[
     return version, found
 
 
-def interpreter(version: str) -> str | None:
-    """An interpreter with this torch, made where it is missing; None where pip has no build of it for CPUs."""
-    home = build.cache_folder().parent / "matrix" / f"torch-{version}"
-    python = home / "bin" / "python"
-    if (home / "complete").exists():
-        return str(python)
-    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    asked = [*pip, "install", "--dry-run", "--ignore-installed", "--no-deps", "--report", "-", f"torch=={version}"]
-    answer = subprocess.run(asked, capture_output=True, text=True, check=False)
-    if answer.returncode:
-        print(f"torch {version}: pip finds none; {answer.stderr.strip().splitlines()[-1:]}")
-        return None
-    needs = json.loads(answer.stdout)["install"][0]["metadata"].get("requires_dist", [])
-    if any(need.startswith(("nvidia-", "cuda-")) for need in needs):
-        print(f"torch {version}: the build that pip finds brings CUDA (gigabytes); not downloaded, not compared")
-        return None
-    subprocess.run([sys.executable, "-m", "venv", str(home)], check=True)
-    install = [str(python), "-m", "pip", "--quiet", "--disable-pip-version-check", "install"]
-    subprocess.run([*install, f"torch=={version}", *NEEDED], check=True)
-    (home / "complete").touch()
-    return str(python)
-
-
 def main() -> int:
     """Prints the table; 1 if something that must be one root is two."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="three rows instead of all")
     parser.add_argument("--torch", action="append", default=[], metavar="VERSION")
-    parser.add_argument("--python", action="append", default=[], metavar="INTERPRETER")
     parser.add_argument("--row", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.row:
         print(json.dumps((torch.__version__, roots(options.row))))
         return 0
-    pythons = [sys.executable, *options.python, *filter(None, map(interpreter, options.torch))]
+    try:
+        versions = [None, *map(torch_versions.installed, options.torch)]
+    except ConfigError as error:
+        raise SystemExit(error.diagnostics()) from error
     seen: dict[str, set[str]] = {}
-    rows = 0
-    with tempfile.TemporaryDirectory() as folder:
+    rows = [(packages, *cell) for packages in versions for cell in cells()]
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         for name, job in jobs().items():
             author.build(job, Path(folder) / name)
-        for python in pythons:
-            for isa, threads, level in cells(options.quick):
-                version, found = run(python, isa, threads, level, Path(folder))
-                for name, root in found.items():
-                    # SGD is the same arithmetic in both ways, AdamW is not.
-                    seen.setdefault(name.rpartition(", ")[0] if "SGD" in name else name, set()).add(root)
-                if not rows:
-                    print(f"{'build':9} {'threads':7} {'ATen':8} {'torch':12}", *(f"{name:23}" for name in found))
-                rows += 1
-                short = (f"{root[:16]:23}" for root in found.values())
-                print(f"{isa:9} {threads:<7} {level:8} {version:12}", *short, flush=True)
+        results = pool.map(lambda row: run(*row, Path(folder)), rows)
+        for (_, isa, threads, level), (version, found) in zip(rows, results, strict=True):
+            if not seen:
+                print(f"{'build':9} {'threads':7} {'ATen':8} {'torch':12}", *(f"{name:23}" for name in found))
+            for name, root in found.items():
+                # SGD is the same arithmetic in both ways, AdamW is not.
+                seen.setdefault(name.rpartition(", ")[0] if "SGD" in name else name, set()).add(root)
+            short = (f"{root[:16]:23}" for root in found.values())
+            print(f"{isa:9} {threads:<7} {level:8} {version:12}", *short, flush=True)
     for name, different in seen.items():
-        print(f"{name}: {len(different)} root{'s' * (len(different) > 1)} in {rows} rows")
+        print(f"{name}: {len(different)} root{'s' * (len(different) > 1)} in {len(rows)} rows")
     return int(any(len(different) > 1 for different in seen.values()))
 
 

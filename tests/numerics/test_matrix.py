@@ -1,8 +1,7 @@
-"""The corners of the matrix (matrix.py), and that it can tell two roots from one."""
+"""The matrix (matrix.py) can tell two roots from one; `.ci/run` prints the whole of it."""
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,25 +12,16 @@ from tolsey.numerics import build
 from . import matrix
 
 
-@pytest.mark.slow
-def test_corners_of_the_matrix_have_one_root() -> None:
-    command = [sys.executable, "-P", matrix.__file__, "--quick"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    rows = len(build.runnable())
-    assert f"gpt, SGD: 1 root in {rows} rows" in done.stdout and f"cnn, SGD: 1 root in {rows} rows" in done.stdout
-
-
 def test_other_roots_are_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """A row that gives another root, and a loop that ends elsewhere than the graph."""
 
-    def run(python: str, isa: str, threads: int, level: str, folder: Path) -> tuple[str, dict[str, str]]:
+    def run(packages: Path | None, isa: str, threads: int, level: str, folder: Path) -> tuple[str, dict[str, str]]:
         way = "graph" if isa == build.runnable()[0] else "plain loop"
         return "2.13", {"gpt, SGD, graph": "aa", f"gpt, SGD, {way}": "aa", "gpt, AdamW, graph": way}
 
     monkeypatch.setattr(matrix, "run", run)
     monkeypatch.setattr(matrix, "jobs", dict)
-    monkeypatch.setattr(sys, "argv", ["matrix.py", "--quick"])
+    monkeypatch.setattr(sys, "argv", ["matrix.py"])
     assert matrix.main() == (len(build.runnable()) > 1)
     assert "gpt, SGD: 1 root in" in capsys.readouterr().out
     monkeypatch.setattr(matrix, "run", lambda *_: ("2.13", {"gpt, SGD, graph": "aa", "gpt, SGD, plain loop": "bb"}))
@@ -39,18 +29,15 @@ def test_other_roots_are_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     assert "gpt, SGD: 2 roots" in capsys.readouterr().out
 
 
-def test_a_torch_that_brings_cuda_is_not_downloaded(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    commands = []
+def test_each_version_has_every_row(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def run(packages: Path | None, *cell: object) -> tuple[str, dict[str, str]]:
+        return (packages.name if packages else "own"), {"gpt, SGD, graph": "aa"}
 
-    def answer(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
-        commands.append(command)
-        report = '{"install": [{"metadata": {"requires_dist": ["filelock", "nvidia-cublas-cu12==12.8"]}}]}'
-        return subprocess.CompletedProcess(command, 0, stdout=report, stderr="")
-
-    monkeypatch.setenv(build.CACHE_VARIABLE, str(tmp_path))
-    monkeypatch.setattr(subprocess, "run", answer)
-    assert matrix.interpreter("2.8.0") is None
-    assert len(commands) == 1 and "--dry-run" in commands[0]
-    assert "not downloaded, not compared" in capsys.readouterr().out
+    monkeypatch.setattr(matrix, "run", run)
+    monkeypatch.setattr(matrix, "jobs", dict)
+    monkeypatch.setattr(matrix.torch_versions, "installed", Path)
+    monkeypatch.setattr(sys, "argv", ["matrix.py", "--torch", "2.8.0", "--torch", "2.12.1"])
+    assert matrix.main() == 0
+    printed = [line.split()[:4] for line in capsys.readouterr().out.splitlines()]
+    of_one = [[isa, str(threads), level] for isa, threads, level in matrix.cells()]
+    assert printed[1:-1] == [[*cell, version] for version in ("own", "2.8.0", "2.12.1") for cell in of_one]
