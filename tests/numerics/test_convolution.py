@@ -18,6 +18,7 @@ from tolsey.numerics.library import Library
 from tolsey.numerics.products import Geometry
 from tolsey.numerics.reference import products as reference
 
+from . import emulated
 from .numbers import F32, assert_same_bits, draw
 from .test_products import SMALL, changed
 
@@ -126,6 +127,14 @@ def check(lib: Library, case: Case, all_: dict[str, F32]) -> None:
     assert_same_bits(
         products.convolution_backward_weight(lib, shape, all_["gradient"], all_["x"]), all_["backward_weight"]
     )
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_weights_gradient_in_a_large_gpu_s_small_tiles_is_the_law_s(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(emulated.Emulated, "multiprocessors", 1000)
+    all_ = solved(name, "special")
+    found = products.convolution_backward_weight(emulated.library(), CASES[name].geometry, all_["gradient"], all_["x"])
+    assert_same_bits(found, all_["backward_weight"])
 
 
 @pytest.mark.parametrize("kind", ["unit", "special", "tiny"])

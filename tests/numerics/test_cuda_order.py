@@ -28,6 +28,14 @@ def product(lib: GpuLibrary) -> tuple[F32, F32]:
     return products.gemm(lib, a, b), slow_products.gemm(a, b)
 
 
+def weights_gradient(lib: GpuLibrary) -> tuple[F32, F32]:
+    gradient, x = draw("unit", (1, 3, 100), 1), draw("unit", (1, 2, 101), 2)
+    steps = {"stride": (1,), "padding": (0,), "dilation": (1,), "groups": 1}
+    geometry = products.Geometry.of(x.shape, (3, 2, 2), **steps)
+    found = products.convolution_backward_weight(lib, geometry, gradient, x)
+    return found, slow_products.convolution_backward_weight(gradient, x, (2,), **steps)
+
+
 def total(lib: GpuLibrary) -> tuple[F32, F32]:
     x = draw("unit", (3, 5000), 1)
     return reductions.sum(lib, x, (1,)), slow_reductions.sum(x, (1,))
@@ -56,6 +64,10 @@ MUTATIONS: dict[str, tuple[str, Both, str, str, str]] = {
     "no barrier before the next tile": (
         *("gemm", product, "gemm.h"),
         *("                __syncthreads();\n", ""),
+    ),
+    "a part of a small tile's chain backwards": (
+        *("conv", weights_gradient, "conv.cu"),
+        *("s < DEPTH; s++) go_on(s)", "s < DEPTH; s++) go_on(DEPTH - 1 - s)"),
     ),
     "chunks of 2048": ("reduce", total, "warps.h", "CHUNK = 4096", "CHUNK = 2048"),
     "tree over neighbours": (

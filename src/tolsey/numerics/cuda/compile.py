@@ -62,7 +62,10 @@ UNITS: Final[dict[str, tuple[str, ...]]] = {
         )
     ),
     "gemm": ("gemm_32", "gemm_64", "gemm_128"),
-    "conv": ("convolution", "convolution_backward_input", "convolution_backward_weight"),
+    "conv": (
+        *("convolution", "convolution_backward_input"),
+        *("convolution_backward_weight_64", "convolution_backward_weight_16"),
+    ),
     "reduce": (
         *(f"{term}_{form}" for term in _TERMS for form in ("rows", "columns")),
         *("norm_of_powers", "argmax", "cumsum"),

@@ -197,13 +197,77 @@ KERNEL __launch_bounds__(THREADS) convolution_backward_input(const window it, co
     }
 }
 
-KERNEL __launch_bounds__(THREADS) convolution_backward_weight(const window it, const float *grad, const float *x, float *dw) {
+/* C of few numbers, each a long chain: tiles of SIDE x SIDE, so that there are many, two chains of a row a thread. A thread waits
+ * for memory more than it multiplies, so much of k is fetched at once. As in gemm.h, the next step comes while one is worked on. */
+enum { SIDE = 16, DEPTH = 64 };
+
+template <class Left, class Right, class Out>
+INLINE void small_product(const Left &a, const Right &b, Out &out, int64_t m, int64_t n, int k, int64_t first_row,
+                          int64_t first_column) {
+    __shared__ part<SIDE, DEPTH> left_part[2], right_part[2];
+    const int row = threadIdx.x / (SIDE / 2), column = threadIdx.x % (SIDE / 2) * 2;
+    const int rows = (int)least(m - first_row, SIDE), columns = (int)least(n - first_column, SIDE);
+    four chain = {};
+    fetched<Left, SIDE, DEPTH> left(a, first_row);
+    fetched<Right, SIDE, DEPTH> right(b, first_column);
+    left.fetch(rows, k);
+    right.fetch(columns, k);
+    __syncthreads(); /* the tile before this one is done with shared memory */
+    left.store(left_part[0]);
+    right.store(right_part[0]);
+    __syncthreads();
+    int now = 0, rest = k;
+    const auto go_on = [&](int s) {
+        const float by = left_part[now].number[s][row];
+        UNROLL for (int e = 0; e < 2; e++) chain.number[e] = sfma(by, right_part[now].number[s][column + e], chain.number[e]);
+    };
+    for (; rest >= DEPTH; rest -= DEPTH) {
+        const bool more = rest > DEPTH;
+        if (more) {
+            left.fetch(rows, rest - DEPTH);
+            right.fetch(columns, rest - DEPTH);
+        }
+        UNROLL for (int s = 0; s < DEPTH; s++) go_on(s);
+        now ^= 1;
+        if (more) {
+            left.store(left_part[now]);
+            right.store(right_part[now]);
+        }
+        __syncthreads();
+    }
+    for (int s = 0; s < rest; s++) go_on(s);
+    if (row < rows) out.put(first_row + row, first_column + column, chain, (int)least(columns - column, 2));
+}
+
+struct small_products {
+    template <class Left, class Right, class Out>
+    static __device__ void run(const Left &a, const Right &b, Out &out, int64_t m, int64_t n, int64_t k) {
+        const int64_t across = (n + SIDE - 1) / SIDE, tiles = (m + SIDE - 1) / SIDE * across;
+        for (int64_t at = blockIdx.x; at < tiles; at += gridDim.x)
+            small_product(a, b, out, m, n, (int)k, at / across * SIDE, at % across * SIDE);
+    }
+};
+struct image_products {
+    template <class Left, class Right, class Out>
+    static __device__ void run(const Left &a, const Right &b, Out &out, int64_t m, int64_t n, int64_t k) {
+        products<image_shape>(a, b, out, m, n, k);
+    }
+};
+
+template <class Products> INLINE void backward_weight(const window &it, const float *grad, const float *x, float *dw) {
     for (int64_t group = blockIdx.z; group < it.groups; group += gridDim.z) {
         const int64_t up = group * it.channels_up, down = group * it.channels_down;
         const int64_t columns = it.channels_down * volume(it.taps);
         const gradient_side left = {&it, grad + up * volume(it.grid)};
         const seen_side<false> right = {&it, x + down * volume(it.size)};
         matrix_out out = {dw + up * columns, columns};
-        products<image_shape>(left, right, out, it.channels_up, columns, it.images * volume(it.grid));
+        Products::run(left, right, out, it.channels_up, columns, it.images * volume(it.grid));
     }
 }
+
+#define BACKWARD_WEIGHT(name, of)                                                                                      \
+    KERNEL __launch_bounds__(THREADS) name(const window it, const float *grad, const float *x, float *dw) {            \
+        backward_weight<of>(it, grad, x, dw);                                                                          \
+    }
+BACKWARD_WEIGHT(convolution_backward_weight_64, image_products)
+BACKWARD_WEIGHT(convolution_backward_weight_16, small_products)

@@ -271,9 +271,12 @@ class _Geometry:
         return found
 
 
-def _products(device: Device, kernel: str, window: _Window, rows: int, columns: int, *addresses: int | None) -> None:
+def _products(
+    device: Device, kernel: str, window: _Window, rows: int, columns: int, *addresses: int | None, side: int = 64
+) -> None:
+    """A block for each tile of so many rows and columns."""
     if window.groups * rows * columns:
-        tiles = -(-rows // 64) * -(-columns // 64)
+        tiles = -(-rows // side) * -(-columns // side)
         grid = (min(tiles, 1 << 20), 1, min(window.groups, MAX_GRID_Z))
         device.launch(kernel, grid, (GEMM_THREADS, 1, 1), window, *map(_at, addresses))
 
@@ -300,8 +303,10 @@ def _convolution(device: Device, geometry: int, x: int, weight: int, bias: int |
 @_launch("convolution_backward_weight", host=[0])
 def _convolution_backward_weight(device: Device, geometry: int, grad: int, x: int, dw: int) -> None:
     shape = _Geometry.at(geometry)
-    columns = shape.channels_in * math.prod(shape.kernel)
-    _products(device, "convolution_backward_weight", _seen(shape), shape.channels_out, columns, grad, x, dw)
+    rows, columns = shape.channels_out, shape.channels_in * math.prod(shape.kernel)
+    large = shape.groups * -(-rows // 64) * -(-columns // 64)
+    side = 64 if large > device.multiprocessors else 16
+    _products(device, f"convolution_backward_weight_{side}", _seen(shape), rows, columns, grad, x, dw, side=side)
 
 
 @dataclass(frozen=True, slots=True)
