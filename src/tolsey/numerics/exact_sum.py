@@ -28,8 +28,9 @@ WORDS: Final = 8
 MOST_KEPT: Final = 16
 """So many addends take as much memory as the words."""
 
-library.declare("tolsey_exact_sum_add", "i64 f32* i64*")
-library.declare("tolsey_exact_sum_round", "i64 i64* f32*")
+SIGNATURES: Final = {"tolsey_exact_sum_add": "i64 f32* i64*", "tolsey_exact_sum_round": "i64 i64* f32*"}
+for _name, _signature in SIGNATURES.items():
+    library.declare(_name, _signature)
 
 
 def most_bytes(places: Sequence[int], addends: int) -> int:
