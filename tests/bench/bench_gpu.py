@@ -3,13 +3,14 @@
     python tests/bench/bench_gpu.py [--quick]
 
 Needs a CUDA build of PyTorch and a GPU; says so and ends where there is none. Both run by turns in one process, each
-round until the device has finished; the ratio is the median over rounds of (our time / PyTorch's). Products up to 2048
-are also compared: ours on the GPU with ours on the CPU, to the bit.
+round until the device has finished; the ratio is the median over rounds of (our time / PyTorch's). Products are those
+of every exact profile; up to 2048 they are also compared: ours on the GPU with ours on the CPU, to the bit.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
 import sys
 import time
@@ -20,7 +21,7 @@ import table
 import torch
 
 from tolsey.errors import ConfigError
-from tolsey.numerics import library, products, softmax  # noqa: F401  # softmax is called by its name in C
+from tolsey.numerics import PROFILE, int8, library, products, softmax  # noqa: F401  # softmax is called by its name in C
 from tolsey.numerics.cuda import library as gpu
 
 Work = Callable[[], object]
@@ -64,18 +65,21 @@ def main() -> int:
     print(torch.cuda.get_device_name(), lib, flush=True)
     table.head()
     cpu = library.current()
+    laws = {PROFILE: (lib, cpu)}
+    laws |= {name: (int8.kernels(lib, slices), int8.kernels(cpu, slices)) for name, slices in int8.SLICES.items()}
     equal = True
     for n in (512, 2048) if quick else (512, 1024, 2048, 4096, 8192):
         a, b = (torch.randn(n, n, device="cuda") for _ in range(2))
         out = torch.empty(n, n, device="cuda")
-        for name, left, right in (("NN", a, b), ("NT", a, b.T), ("TN", a.T, b)):
-            ours = multiplied(lib, left, right, out)
+        layouts = ("NN", a, b), ("NT", a, b.T), ("TN", a.T, b)
+        for (law, (mine, host)), (name, left, right) in itertools.product(laws.items(), layouts):
+            ours = multiplied(mine, left, right, out)
             best, ratio = by_turns(ours, partial(torch.mm, left, right, out=torch.empty_like(out)), 5)
             rate = f"{2 * n**3 / best / 1e12:.1f} TFLOP/s, {ratio:.2f} of PyTorch's time"
-            table.row(f"product {n} {name}", rate, f"<= {TARGET}", ratio <= TARGET)
+            table.row(f"product {n} {name}, {law}", rate, f"<= {TARGET}", ratio <= TARGET)
             if n <= 2048:
                 ours()
-                found = products.gemm(cpu, left.cpu().numpy(), right.cpu().numpy())
+                found = products.gemm(host, left.cpu().numpy(), right.cpu().numpy())
                 equal &= bool((out.cpu() == torch.from_numpy(found)).all())
     x = torch.randn(8192, 1024, device="cuda")
     y = torch.empty_like(x)

@@ -29,10 +29,10 @@ class Emulated:
     """A device whose memory is this machine's."""
 
     memory = "cpu"
-    multiprocessors = 1
     threads_a_block = 64
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, multiprocessors: int = 1) -> None:
+        self.multiprocessors = multiprocessors
         self._kernels = ctypes.CDLL(str(path))
         self._rooms: list[Any] = []
 
@@ -56,6 +56,9 @@ class Emulated:
     def zero(self, address: int, size_bytes: int) -> None:
         ctypes.memset(address, 0, size_bytes)
 
+    def fill(self, address: int, number: int, count: int) -> None:
+        (ctypes.c_int32 * count).from_address(address)[:] = [number] * count
+
     def copy(self, to: int, source: int, size_bytes: int) -> None:
         ctypes.memmove(to, source, size_bytes)
 
@@ -71,9 +74,11 @@ class Emulated:
         ctypes.memmove(to, address, size_bytes)
 
 
-def compile_units(folder: Path, sources: Path = compile.SOURCES, units: Sequence[str] = tuple(compile.UNITS)) -> Path:
-    """A shared object with the emulated kernels of some units."""
-    command = [*build.compiler(), *FLAGS, f"-I{sources}", f"-I{build.SOURCES}"]
+def compile_units(
+    folder: Path, sources: Path = compile.SOURCES, units: Sequence[str] = tuple(compile.UNITS), *more: str
+) -> Path:
+    """A shared object with the emulated kernels of some units, compiled with `more` options."""
+    command = [*build.compiler(), *FLAGS, *more, f"-I{sources}", f"-I{build.SOURCES}"]
     if "fma" in build.cpu_features():
         command.append("-mfma")
 
@@ -106,6 +111,11 @@ def shared_object() -> Path:
 
 
 @cache
+def library_on(multiprocessors: int) -> GpuLibrary:
+    """All kernels on an emulated device that asks for so many blocks."""
+    return GpuLibrary(Emulated(shared_object(), multiprocessors))
+
+
 def library() -> GpuLibrary:
-    """All kernels on an emulated device."""
-    return GpuLibrary(Emulated(shared_object()))
+    """All kernels on the smallest emulated device."""
+    return library_on(1)

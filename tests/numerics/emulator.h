@@ -10,6 +10,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <tuple>
 #include <ucontext.h>
 #include <vector>
@@ -29,12 +30,18 @@ inline Place threadIdx, blockIdx, blockDim, gridDim;
 struct Barrier {
     unsigned arrived = 0, passed = 0;
 };
+struct Copy {
+    void *to;
+    const void *from;
+    unsigned group;
+};
 struct Fiber {
     ucontext_t context; // where it begins
     jmp_buf here;       // where it goes on
     Place thread;
     bool begun, done;
-    unsigned shuffles;
+    unsigned shuffles, groups;
+    std::deque<Copy> copies;
 };
 struct Block {
     enum { MOST = 1024, STACK = 1 << 16, WARP = 32 };
@@ -44,6 +51,7 @@ struct Block {
     unsigned count, now, left, idle;
     Barrier all, warps[MOST / WARP];
     uint64_t shuffled[MOST / WARP][2][WARP];
+    uint32_t shown[MOST / WARP][2][6 * WARP];
     void (*body)(void *);
     void *argument;
 };
@@ -94,10 +102,63 @@ template <class T> inline T __shfl_down_sync(unsigned, T value, int by) {
     const int lane = block.now % Block::WARP;
     return shuffle(value, lane + by < Block::WARP ? lane + by : lane);
 }
+inline void __syncwarp() { wait(block.warps[block.now / Block::WARP], Block::WARP); }
 template <class T> inline T atomicAdd(T *place, T more) {
     const T before = *place;
     *place = before + more;
     return before;
+}
+
+template <class T> inline T atomicMax(T *place, T other) {
+    const T before = *place;
+    if (other > before) *place = other;
+    return before;
+}
+
+// Matrix units: a warp's threads show each other what they hold, meet once, and each takes the products of its own sums.
+template <int WORDS> inline const uint32_t *show(const uint32_t (&mine)[WORDS]) {
+    const unsigned warp = block.now / Block::WARP, turns = block.fibers[block.now].shuffles++ % 2;
+    uint32_t *slots = block.shown[warp][turns];
+    memcpy(&slots[block.now % Block::WARP * WORDS], mine, sizeof mine);
+    wait(block.warps[warp], Block::WARP);
+    return slots;
+}
+inline int32_t products_of_bytes(uint32_t x, uint32_t y) {
+    int32_t sum = 0;
+    for (int byte = 0; byte < 32; byte += 8) sum += (int8_t)(x >> byte) * (int8_t)(y >> byte);
+    return sum;
+}
+inline void mma_16x8x32(int32_t (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+    const uint32_t *shown = show({a[0], a[1], a[2], a[3], b0, b1});
+    const unsigned lane = block.now % Block::WARP;
+    for (unsigned e = 0; e < 4; e++)
+        for (unsigned t = 0; t < 4; t++) { // the threads that hold the row's and the column's ks
+            const uint32_t *row = shown + (lane / 4 * 4 + t) * 6, *column = shown + ((lane % 4 * 2 + e % 2) * 4 + t) * 6;
+            c[e] += products_of_bytes(row[e / 2], column[4]) + products_of_bytes(row[e / 2 + 2], column[5]);
+        }
+}
+inline void mma_8x8x16(int32_t &c0, int32_t &c1, uint32_t a, uint32_t b) {
+    const uint32_t *shown = show({a, b});
+    const unsigned lane = block.now % Block::WARP;
+    for (unsigned t = 0; t < 4; t++) {
+        const uint32_t row = shown[(lane / 4 * 4 + t) * 2];
+        c0 += products_of_bytes(row, shown[(lane % 4 * 8 + t) * 2 + 1]);
+        c1 += products_of_bytes(row, shown[(lane % 4 * 8 + 4 + t) * 2 + 1]);
+    }
+}
+
+// Copies beside the work arrive as late as they may: when their group is waited for.
+inline void cp_async_16(void *shared, const void *global) {
+    Fiber &fiber = block.fibers[block.now];
+    fiber.copies.push_back({shared, global, fiber.groups});
+}
+inline void cp_async_commit_group() { block.fibers[block.now].groups++; }
+template <int GROUPS> inline void cp_async_wait_group() {
+    Fiber &fiber = block.fibers[block.now];
+    while (!fiber.copies.empty() && fiber.copies.front().group + GROUPS < fiber.groups) {
+        memcpy(fiber.copies.front().to, fiber.copies.front().from, 16);
+        fiber.copies.pop_front();
+    }
 }
 
 inline uint32_t __float_as_uint(float x) {
@@ -143,7 +204,8 @@ template <class... A> inline void emulate(void (*kernel)(A...), const Place *gri
                 for (unsigned i = 0; i < block.count; i++) {
                     Fiber &fiber = block.fibers[i];
                     fiber.begun = fiber.done = false;
-                    fiber.shuffles = 0;
+                    fiber.shuffles = fiber.groups = 0;
+                    fiber.copies.clear();
                     fiber.thread = {i % threads->x, i / threads->x % threads->y, i / threads->x / threads->y};
                     getcontext(&fiber.context);
                     fiber.context.uc_stack = {&block.stacks[(size_t)i * Block::STACK], 0, Block::STACK};

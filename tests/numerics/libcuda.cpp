@@ -79,6 +79,11 @@ int cuMemFree_v2(CUdeviceptr address) {
 int cuMemsetD8_v2(CUdeviceptr to, unsigned char value, size_t size) {
     return ours(to, size) ? memset((void *)to, value, size), SUCCESS : ILLEGAL_ADDRESS;
 }
+int cuMemsetD32_v2(CUdeviceptr to, unsigned value, size_t count) {
+    if (to % 4 || !ours(to, 4 * count)) return ILLEGAL_ADDRESS;
+    for (size_t i = 0; i < count; i++) ((unsigned *)to)[i] = value;
+    return SUCCESS;
+}
 int cuMemcpyHtoD_v2(CUdeviceptr to, const void *from, size_t size) {
     return ours(to, size) ? memcpy((void *)to, from, size), SUCCESS : ILLEGAL_ADDRESS;
 }

@@ -39,13 +39,21 @@ EXACT = re.compile(
 """Bits moved, compared, or cut towards 0 (of numbers that fit, which elementwise.c sees to)."""
 CLEARED = {"tolsey_f32_to_u8": {"max.f32"}}
 """What is right where it stands: below 0 and NaN give 0, as this maximum of x and 0 does."""
+MATRIX_UNITS = {
+    "mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32",
+    "mma.sync.aligned.m8n8k16.row.col.s32.s8.s8.s32",
+}
+"""Of 8-bit integers into 32 bits, without saturation: right in `int8_multiply_*`, and nowhere else."""
 ON_FLOATS = re.compile(r"^\s*(?:@!?%p\d+\s+)?([a-z][\w.]*\.(?:f16|bf16|f32|f64|tf32)[\w.]*)\s", re.MULTILINE)
 ANYWHERE = re.compile(r"\.ftz|\.approx|\.full|\.sat\b|\.f64|\bred\.|\batom\.[\w.]*\.f32|\bwmma|\bmma\.")
 
 
+WORD = re.compile(r"[a-z][\w.]*")
+
+
 @cache
-def ptx_of(unit: str, *more: str) -> str:
-    return compile.nvrtc().compile(unit, ARCHITECTURE, *more).ptx
+def ptx_of(unit: str, *more: str, architecture: str = ARCHITECTURE) -> str:
+    return compile.nvrtc().compile(unit, architecture, *more).ptx
 
 
 def instructions(ptx: str) -> Counter[str]:
@@ -55,10 +63,13 @@ def instructions(ptx: str) -> Counter[str]:
 
 def unlawful(ptx: str) -> list[str]:
     """Instructions that round in a way which the law does not know, or not in every driver's assembler alike."""
-    found = set(ANYWHERE.findall(ptx))
+    found = {word for word in WORD.findall(ptx) if ANYWHERE.search(word)} - MATRIX_UNITS
     for kernel in ptx.split(".entry ")[1:]:
-        known = ROUNDED_ONCE | CLEARED.get(kernel.partition("(")[0], set())
-        found |= {name for name in instructions(kernel) if name not in known and not EXACT.fullmatch(name)}
+        name = kernel.partition("(")[0]
+        if not name.startswith("int8_multiply_"):
+            found |= MATRIX_UNITS.intersection(WORD.findall(kernel))
+        known = ROUNDED_ONCE | CLEARED.get(name, set())
+        found |= {one for one in instructions(kernel) if one not in known and not EXACT.fullmatch(one)} - MATRIX_UNITS
     return sorted(found)
 
 
@@ -67,6 +78,13 @@ def test_every_instruction_on_floats_rounds_as_the_law_says(unit: str) -> None:
     ptx = ptx_of(unit)
     assert instructions(ptx).total() > 0 or unit == "lookups"
     assert not unlawful(ptx)
+
+
+@pytest.mark.parametrize("architecture, unit_of", [("compute_75", "m8n8k16"), (ARCHITECTURE, "m16n8k32")])
+def test_products_of_whole_numbers_use_integer_units(architecture: str, unit_of: str) -> None:
+    ptx = ptx_of("int8", architecture=architecture)
+    assert not unlawful(ptx)
+    assert {word.split(".")[3] for word in WORD.findall(ptx) if word.startswith("mma.")} == {unit_of}
 
 
 @pytest.mark.parametrize("unit", compile.UNITS)
@@ -123,8 +141,40 @@ def test_unlawful_code_is_seen(
     assert any(seen in one for one in unlawful(ptx)), ptx
 
 
-def test_every_kernel_of_the_cpu_has_one_on_the_gpu_but_for_the_order_free_profiles() -> None:
-    assert {name for name in launches.missing() if not re.search("int8|exact_sum", name)} == set()
+LAWFUL_UNIT = "mma.sync.aligned.m8n8k16.row.col.s32.s8.s8.s32"
+
+
+@pytest.mark.parametrize(
+    "kernel, instruction, seen",
+    [
+        ("int8_multiply_2_64", LAWFUL_UNIT, False),
+        ("int8_multiply_2_64", LAWFUL_UNIT.replace(".s32.s8", ".satfinite.s32.s8"), True),
+        ("int8_multiply_2_64", "mma.sync.aligned.m16n8k4.row.col.f32.tf32.tf32.f32", True),
+        ("gemm_64", LAWFUL_UNIT, True),
+    ],
+)
+def test_matrix_units_that_round_or_saturate_or_stand_elsewhere_are_seen(
+    kernel: str, instruction: str, seen: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = ".m8n8k16." in instruction
+    kind, sums = ("r", 2) if few else ("f", 4)
+    a, b = ("{%%%d}", "{%%%d}") if few else ("{%%%d,%%%d}", "{%%%d}")
+    c = ",".join(f"%{place}" for place in range(sums))
+    factors = f"{a}, {b}" % tuple(range(sums, sums + (2 if few else 3)))
+    outs = ", ".join(f'"+{kind}"(c[{place}])' for place in range(sums))
+    ins = ", ".join(f'"r"(x[{place}])' for place in range(2 if few else 3))
+    body = f'asm volatile("{instruction} {{{c}}}, {factors}, {{{c}}};" : {outs} : {ins});'
+    type_of_sums = "int" if few else "float"
+    text = f'extern "C" __global__ void {kernel}(int *x, {type_of_sums} *c) {{ {body} }}'
+    (tmp_path / "mutant.cu").write_text(text)
+    monkeypatch.setattr(compile, "SOURCES", tmp_path)
+    ptx = compile.nvrtc().compile("mutant", ARCHITECTURE).ptx
+    assert instruction in ptx
+    assert (instruction in unlawful(ptx)) == seen
+
+
+def test_every_kernel_of_the_cpu_has_one_on_the_gpu() -> None:
+    assert launches.missing() == []
 
 
 def test_figures_are_of_these_sources_and_this_compiler() -> None:

@@ -12,9 +12,10 @@ import numpy
 import pytest
 
 from tolsey.errors import ConfigError, LocalViolation
-from tolsey.numerics import build, lookups, losses, norms, products, reductions
+from tolsey.numerics import build, int8, lookups, losses, norms, products, reductions
 from tolsey.numerics.cuda import compile, driver, launches
 from tolsey.numerics.cuda.library import GpuLibrary
+from tolsey.numerics.reference import int8 as slow_int8
 from tolsey.numerics.reference import lookups as slow_lookups
 from tolsey.numerics.reference import norms as slow_norms
 from tolsey.numerics.reference import products as slow_products
@@ -49,6 +50,7 @@ def test_kernels_of_all_kinds_run_on_the_device(lib: GpuLibrary) -> None:
     x, y = draw("special", (70, 300), 1), draw("unit", (300, 40), 2)
     assert_same_bits(products.gemm(lib, x, y), slow_products.gemm(x, y))
     assert_same_bits(products.gemm(lib, y.T, x.T), slow_products.gemm(y.T, x.T))
+    assert_same_bits(products.gemm(int8.kernels(lib, 3), x, y), slow_int8.gemm(x, y, slices=3))
     assert_same_bits(reductions.sum(lib, x, (0,)), slow_reductions.sum(x, (0,)))
     args = (x, [300], None, None, 1e-5)
     assert_same(norms.layer_norm(lib, *args), slow_norms.layer_norm(*args))

@@ -12,12 +12,6 @@ from tolsey.numerics.reference.exact_sum import exact_sum
 from .numbers import F32, KINDS, SPECIAL, assert_same_bits, draw
 
 
-@pytest.fixture
-def lib(cpu: Library) -> Library:
-    """Builds for CPUs; a GPU has no kernels of these yet."""
-    return cpu
-
-
 def summed(lib: Library, addends: list[F32]) -> ExactSum:
     total = ExactSum(lib, addends[0].shape)
     for addend in addends:

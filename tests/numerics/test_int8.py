@@ -14,10 +14,13 @@ import pytest
 import torch
 
 from tolsey.numerics import build, int8, products
+from tolsey.numerics.cuda import compile, launches
+from tolsey.numerics.cuda.library import ISA, GpuLibrary
 from tolsey.numerics.library import Library
 from tolsey.numerics.products import Geometry
 from tolsey.numerics.reference import int8 as reference
 
+from . import emulated
 from .numbers import F32, KINDS, SPECIAL, assert_same_bits, bits, draw
 
 # Around tiles and vectors of every build, around 15 pairs, thin and flat, past one stretch.
@@ -27,12 +30,6 @@ SHAPES = [
 ]  # fmt: skip
 EMPTY = [(0, 3, 4), (3, 0, 4), (0, 0, 0), (3, 4, 0), (1, 1, 0)]
 BOTH = pytest.mark.parametrize("slices", [2, 3])
-
-
-@pytest.fixture
-def lib(cpu: Library) -> Library:
-    """Builds for CPUs; a GPU has no kernels of these yet."""
-    return cpu
 
 
 @cache
@@ -83,19 +80,18 @@ def test_order_of_terms_does_not_show(lib: Library, k: int, slices: int) -> None
 
 
 @BOTH
-def test_a_million_terms_equal_twin(lib: Library, slices: int) -> None:
-    a, b, _, _ = million(slices)
-    expected = million(slices)[2]
+def test_many_terms_equal_twin(lib: Library, slices: int) -> None:
+    """A million; on a GPU, which may be emulated, more than its kernels add in 32 bits."""
+    k = 1_000_000 if lib.isa != ISA else launches.DEPTH_AT_ONCE + 5000
+    a, b, expected, order = many(k, slices)
     whole = int8.kernels(lib, slices)
     assert_same_bits(products.gemm(whole, a, b), expected)
-    order = million(slices)[3]
     assert_same_bits(products.gemm(whole, a[:, order], b[order]), expected)
 
 
 @cache
-def million(slices: int) -> tuple[F32, F32, F32, Any]:
+def many(k: int, slices: int) -> tuple[F32, F32, F32, Any]:
     """Three rows that add up to all 62 bits, nearly cancel, and have outliers."""
-    k = 1_000_000
     a, b = draw("unit", (3, k), 1), draw("unit", (k, 2), 2)
     a[0], b[:, 0] = 1.99, numpy.abs(b[:, 0]) % 0.5 + 1.49
     a[1] = draw("cancelling", (k,), 3)
@@ -296,7 +292,7 @@ def changed(isa: str, changes: list[tuple[str, str]], folder: Path, monkeypatch:
     parts = (build.SOURCES / f"{name}.c" for name in ("gemm", "control", "parallel", "scratch"))
     for path in (*parts, *build.SOURCES.glob("conv*.c"), *build.SOURCES.glob("*.h")):
         shutil.copy(path, native)
-    texts = {name: (build.SOURCES / name).read_text() for name in ("int8.c", "int8_tile.h")}
+    texts = {name: (build.SOURCES / name).read_text() for name in ("int8.c", "int8_tile.h", "whole.h")}
     for old, new in changes:
         assert sum(text.count(old) for text in texts.values()) == 1, f"the source no longer says {old!r} once"
         texts = {name: text.replace(old, new) for name, text in texts.items()}
@@ -336,6 +332,45 @@ def test_boundaries_crossed_many_times_and_a_cpu_without_vnni_change_nothing(
             found = products.convolution_backward_weight(whole, shape_, given["gradient"], given["x"])
             assert_same_bits(found, expected_["weight"])
     lib.threads = 1
+
+
+@BOTH
+def test_cuts_of_a_gpu_change_nothing(slices: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What takes many numbers otherwise: rounds of rows, columns, batch and terms, and blocks that share terms."""
+    for name, small in (("DEPTH_AT_ONCE", 96), ("DEPTH_WORTH_A_BLOCK", 32), ("DIGITS_BYTES", 40_000)):
+        monkeypatch.setattr(launches, name, small)
+    monkeypatch.setattr(launches, "ROWS_OF_SUMS", 64)
+    monkeypatch.setattr(launches, "COLUMNS_OF_SUMS", 128)
+    for multiprocessors in (1, 12):
+        lib = emulated.library_on(multiprocessors)
+        whole = int8.kernels(lib, slices)
+        for shape in ((13, 33, 31), (140, 270, 40), (150, 200, 230), (70, 3, 300), (3, 4, 0)):
+            a, b, bias, expected = case("special", *shape, slices)
+            assert_same_bits(products.gemm(whole, a, b, bias), expected)
+        a, b = draw("wide", (7, 13, 200), 1), draw("unit", (7, 200, 20), 2)
+        assert_same_bits(products.gemm(whole, a, b), reference.gemm(a, b, slices=slices))
+        for place in (1, 2):
+            shape_, given, expected_ = convolved(place, "special", slices)
+            found = products.convolution(whole, shape_, given["x"], given["weight"], given["bias"])
+            assert_same_bits(found, expected_["forward"])
+            found = products.convolution_backward_weight(whole, shape_, given["gradient"], given["x"])
+            assert_same_bits(found, expected_["weight"])
+        a, b, e_a, e_b = draw("unit", (150, 230), 1), draw("unit", (230, 200), 2), *([3] * 150, [3] * 200)
+        exponents = [numpy.array(e, numpy.int32) for e in (e_a, e_b)]
+        sums = numpy.ones((150, 200), numpy.int64)
+        int8.add_terms(lib, a, b, *exponents, sums, slices=slices)
+        wholes = (reference.whole(lanes, e, slices) for lanes, e in zip((a, b.T), exponents, strict=True))
+        assert (sums == reference.sums(*wholes) + 1).all()
+
+
+@BOTH
+def test_matrix_units_of_an_older_gpu_change_nothing(slices: int, tmp_path: Path) -> None:
+    """Compute capability 7.5: units of 8 x 8 x 16, and copies that are not beside the work; a tile half as large."""
+    made = emulated.compile_units(tmp_path, compile.SOURCES, ["int8"], "-D__CUDA_ARCH__=750")
+    whole = int8.kernels(GpuLibrary(emulated.Emulated(made)), slices)
+    for shape in ((13, 33, 31), (140, 270, 70)):
+        a, b, bias, expected = case("special", *shape, slices)
+        assert_same_bits(products.gemm(whole, a, b, bias), expected)
 
 
 @pytest.mark.parametrize("groups", [1, 2])

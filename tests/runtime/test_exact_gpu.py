@@ -1,4 +1,4 @@
-"""The exact profile on a GPU: the kernels of numerics/cuda, bound to tensors, give the CPU's bits, step after step.
+"""The exact profiles on a GPU: the kernels of numerics/cuda, bound to tensors, give the CPU's bits, step after step.
 
 Without a GPU their text runs on this CPU (numerics/emulated.py), so that what is tried is everything but NVIDIA's
 compiler and hardware. With one, `test_every_step_on_a_gpu_has_the_cpus_root` runs there.
@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from tolsey.errors import ConfigError
-from tolsey.numerics import PROFILE
 from tolsey.runtime import exact
 from tolsey.runtime.executor import Executable
 from tolsey.runtime.ops import OPS
@@ -23,22 +22,28 @@ from tolsey.runtime.state import root_of
 from ..numerics import emulated  # noqa: TID252  # tests are no package that can be named
 from .conftest import Runner, cnn_job, gpt_job
 
+PROFILES = pytest.mark.parametrize("profile", exact.PROFILES)
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU and PyTorch built for it")
 
 
-def roots(runner: Runner, device: str, steps: int) -> list[str]:
+def roots(runner: Runner, device: str, steps: int, profile: str) -> list[str]:
     """State root after each step."""
-    trainer = Trainer(Executable(runner.admitted, device, profile=PROFILE), runner.data, seed=runner.job.seed)
-    return [root_of(done.state, PROFILE).hex() for done in trainer.steps(runner.first(), steps)]
+    trainer = Trainer(Executable(runner.admitted, device, profile=profile), runner.data, seed=runner.job.seed)
+    return [root_of(done.state, profile).hex() for done in trainer.steps(runner.first(), steps)]
 
 
 @pytest.fixture(params=["gpt", "cnn"])
 def runner(request: pytest.FixtureRequest, tmp_path: Path) -> Runner:
-    return Runner(gpt_job(dropout=0.1) if request.param == "gpt" else cnn_job(), tmp_path)
+    """A GPT of two micro-batches, and a CNN."""
+    job = gpt_job(dropout=0.1, batch_size=4, micro_batches=2) if request.param == "gpt" else cnn_job()
+    return Runner(job, tmp_path)
 
 
-def test_every_step_on_emulated_kernels_has_the_cpus_root(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = roots(runner, "cpu", 2)
+@PROFILES
+def test_every_step_on_emulated_kernels_has_the_cpus_root(
+    runner: Runner, profile: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = roots(runner, "cpu", 2, profile)
     asked: list[Any] = []
 
     def require(*given: Any) -> Any:
@@ -46,12 +51,13 @@ def test_every_step_on_emulated_kernels_has_the_cpus_root(runner: Runner, monkey
         return emulated.library()
 
     monkeypatch.setattr(exact, "require", require)
-    assert roots(runner, "cpu", 2) == expected and asked
+    assert roots(runner, "cpu", 2, profile) == expected and asked
 
 
 @needs_gpu
-def test_every_step_on_a_gpu_has_the_cpus_root(runner: Runner) -> None:
-    assert roots(runner, "cuda", 20) == roots(runner, "cpu", 20)
+@PROFILES
+def test_every_step_on_a_gpu_has_the_cpus_root(runner: Runner, profile: str) -> None:
+    assert roots(runner, "cuda", 20, profile) == roots(runner, "cpu", 20, profile)
 
 
 @needs_gpu
@@ -79,8 +85,3 @@ def test_division_by_a_number_on_a_gpu_is_one_rounding() -> None:
 def test_other_devices_are_refused(device: str) -> None:
     with pytest.raises(ConfigError, match="first NVIDIA GPU"):
         exact.require(torch.device(device))
-
-
-def test_profiles_of_whole_numbers_are_refused_on_a_gpu() -> None:
-    with pytest.raises(ConfigError, match="exact-int8/1 runs on CPUs, not yet on cuda"):
-        exact.require(torch.device("cuda"), "exact-int8/1")

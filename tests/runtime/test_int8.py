@@ -12,7 +12,7 @@ import torch
 
 from tolsey.errors import LocalViolation
 from tolsey.numerics import PROFILE, build, int8, library, products
-from tolsey.numerics.exact_sum import ExactSum
+from tolsey.runtime.exact import TensorSum
 from tolsey.runtime.executor import Executable
 from tolsey.runtime.segment import StepResult, Trainer
 from tolsey.runtime.state import root_of
@@ -83,11 +83,11 @@ def test_gradient_of_1_2_and_4_shards_is_the_steps_own(several: Runner, profile:
         parts = [trainer(several, profile).gradient_sums(state, [int(m) for m in micros]) for micros in dealt]
         for name, total in merged(parts[::-1]).items():
             whole = own["grad", name]
-            assert torch.equal(torch.from_numpy(total.rounded()).view(torch.int32), whole.view(torch.int32)), name
+            assert torch.equal(total.rounded().view(torch.int32), whole.view(torch.int32)), name
             assert whole.abs().max() > 0
 
 
-def merged(parts: list[dict[str, ExactSum]]) -> Mapping[str, ExactSum]:
+def merged(parts: list[dict[str, TensorSum]]) -> Mapping[str, TensorSum]:
     first, *others = parts
     for other in others:
         for name, total in first.items():

@@ -12,8 +12,10 @@ docs/numerics/int8.md, section 6. Twin: reference/exact_sum.py.
 
 from __future__ import annotations
 
+import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final, Generic, Protocol, Self, TypeVar
 
 import numpy
 from numpy.typing import NDArray
@@ -28,8 +30,9 @@ WORDS: Final = 8
 MOST_KEPT: Final = 16
 """So many addends take as much memory as the words."""
 
-library.declare("tolsey_exact_sum_add", "i64 f32* i64*")
-library.declare("tolsey_exact_sum_round", "i64 i64* f32*")
+SIGNATURES: Final = {"tolsey_exact_sum_add": "i64 f32* i64*", "tolsey_exact_sum_round": "i64 i64* f32*"}
+for _name, _signature in SIGNATURES.items():
+    library.declare(_name, _signature)
 
 
 def most_bytes(places: Sequence[int], addends: int) -> int:
@@ -43,40 +46,81 @@ def most_bytes(places: Sequence[int], addends: int) -> int:
     return sum(places) * (held + number) + max(places, default=0) * (words + number)
 
 
-class ExactSum:
-    """A sum of arrays of one shape."""
+class Shaped(Protocol):
+    """An array, whoever's."""
 
-    def __init__(self, lib: Library, shape: Sequence[int]) -> None:
-        self._lib = lib
-        self._shape = tuple(shape)
-        self._words: I64 | None = None
-        self._kept: list[F32] = []
+    @property
+    def shape(self) -> tuple[int, ...]: ...
 
-    def add(self, addend: F32) -> None:
+
+Array = TypeVar("Array", bound=Shaped)
+
+
+class Sum(ABC, Generic[Array]):
+    """A sum of arrays of one shape, wherever they lie: what a subclass says."""
+
+    def __init__(self, shape: Sequence[int]) -> None:
+        self.shape = tuple(shape)
+        self.places = math.prod(self.shape)
+        self._words: Array | None = None
+        self._kept: list[Array] = []
+
+    def add(self, addend: Array) -> None:
         """Adds an array, which must not change afterwards. Raises ValueError: it has another shape."""
-        if addend.shape != self._shape:
-            raise ValueError(f"an addend of {addend.shape} to a sum of {self._shape}")
+        if tuple(addend.shape) != self.shape:
+            raise ValueError(f"an addend of {tuple(addend.shape)} to a sum of {self.shape}")
         self._kept.append(addend)
         if len(self._kept) == MOST_KEPT:
             self._words, self._kept = self.words, []
 
-    def merge(self, other: ExactSum) -> None:
+    def merge(self, other: Self) -> None:
         """Adds what another sum has seen. Raises ValueError: it has another shape."""
-        if other._shape != self._shape:
-            raise ValueError(f"a sum of {other._shape} to a sum of {self._shape}")
-        self._words, self._kept = self.words + other.words, []
+        if other.shape != self.shape:
+            raise ValueError(f"a sum of {other.shape} to a sum of {self.shape}")
+        self._words, self._kept = self._total(self.words, other.words), []
 
     @property
-    def words(self) -> I64:
+    def words(self) -> Array:
         """The sum's state, int64 [8, places]: integers that a network may carry."""
-        places = int(numpy.prod(self._shape, dtype=numpy.int64))
-        words = numpy.zeros((WORDS, places), numpy.int64) if self._words is None else self._words.copy()
+        words = self._total() if self._words is None else self._total(self._words)
         for addend in self._kept:
-            self._lib.call("tolsey_exact_sum_add", places, numpy.ascontiguousarray(addend), words)
+            self._carry(addend, words)
         return words
 
-    def rounded(self) -> F32:
+    def rounded(self) -> Array:
         """The sum, rounded once; NaN where an addend was not finite, +0 where it is 0."""
-        result = numpy.empty(self._shape, numpy.float32)
-        self._lib.call("tolsey_exact_sum_round", result.size, self.words, result)
+        return self._rounded(self.words)
+
+    @abstractmethod
+    def _total(self, *words: Array) -> Array:
+        """The words of some sums added up, in memory of their own."""
+
+    @abstractmethod
+    def _carry(self, addend: Array, words: Array) -> None:
+        """tolsey_exact_sum_add."""
+
+    @abstractmethod
+    def _rounded(self, words: Array) -> Array:
+        """tolsey_exact_sum_round, into memory of its own."""
+
+
+class ExactSum(Sum[NDArray[Any]]):
+    """A sum of NumPy arrays."""
+
+    def __init__(self, lib: Library, shape: Sequence[int]) -> None:
+        super().__init__(shape)
+        self._lib = lib
+
+    def _total(self, *words: I64) -> I64:
+        total = numpy.zeros((WORDS, self.places), numpy.int64)
+        for one in words:
+            total += one
+        return total
+
+    def _carry(self, addend: F32, words: I64) -> None:
+        self._lib.call("tolsey_exact_sum_add", self.places, numpy.ascontiguousarray(addend), words)
+
+    def _rounded(self, words: I64) -> F32:
+        result = numpy.empty(self.shape, numpy.float32)
+        self._lib.call("tolsey_exact_sum_round", self.places, words, result)
         return result

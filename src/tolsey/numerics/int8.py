@@ -13,7 +13,6 @@ One product whose terms lie on several shards is made of three parts: `exponents
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Final
 
 import numpy
@@ -29,6 +28,8 @@ I64 = NDArray[numpy.int64]
 SLICES: Final = {"exact-int8/1": 2, "exact-int8x3/1": 3}
 """The profiles, and how many 7-bit slices hold one of their operands."""
 MOST_TERMS: Final = 1 << 22
+NOTHING: Final = -150
+"""The exponent of nothing but zeros."""
 SCRATCH_BYTES: Final = 36 << 20
 """A thread's working memory for products, at most: SHARED_BYTES, SUMS_BYTES and a few panels of int8.c."""
 
@@ -41,7 +42,7 @@ library.declare("tolsey_int8_round", "i64 i64 i64 i32* i32* i64* f32*")
 
 def kernels(lib: Library, slices: int) -> Library:
     """The same build, whose products are those of whole numbers of 2 or 3 slices."""
-    return lib.replacing({name: partial(lib.function(f"{name}_int8"), slices) for name in products.KERNELS})
+    return lib.replacing({name: (f"{name}_int8", slices) for name in products.KERNELS})
 
 
 def exponents(lib: Library, lanes: F32) -> I32:

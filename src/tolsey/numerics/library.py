@@ -24,7 +24,7 @@ import copy
 import ctypes
 import os
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -119,9 +119,10 @@ class Library:
     def __repr__(self) -> str:
         return f"Library({self.isa!r}, threads={self.threads})"
 
-    def replacing(self, functions: Mapping[str, Callable[..., int]]) -> Library:
-        """This build, in which declared names lead to other functions with the same arguments."""
+    def replacing(self, others: Mapping[str, tuple[str, int]]) -> Library:
+        """This build, in which declared names lead to other kernels with a number before the same arguments."""
         other = copy.copy(self)
+        functions = {name: partial(self.function(kernel), number) for name, (kernel, number) in others.items()}
         other._functions = {**self._functions, **functions}
         return other
 

@@ -33,6 +33,7 @@ from tolsey.errors import ConfigError, RemoteViolation
 from tolsey.numerics import (
     PROFILE,
     elementwise,
+    exact_sum,
     int8,
     library,
     lookups,
@@ -50,7 +51,7 @@ from tolsey.runtime.graph import Node, Program, TensorSpec
 from tolsey.runtime.ops import DTYPE_NAMES, DTYPES, Call, Op, Ref
 
 __all__ = [
-    *("AS_THEY_ARE", "KERNELS", "OTHERWISE", "PROFILES", "Refusal"),
+    *("AS_THEY_ARE", "KERNELS", "OTHERWISE", "PROFILES", "Refusal", "TensorSum"),
     *("build", "check", "convert", "refusal", "refused_type", "require"),
 ]
 
@@ -108,9 +109,30 @@ def require(device: torch.device, profile: str = PROFILE) -> Library:
         return library.current()
     if device.type != "cuda" or device.index:
         raise ConfigError(f"{profile} runs on CPUs and on the first NVIDIA GPU, not on {device}", fix="--device cpu")
-    if profile != PROFILE:
-        raise ConfigError(f"{profile} runs on CPUs, not yet on {device}", fix="start with --device cpu")
     return cast(Library, gpu.current())  # the same kernels by the same names; addresses are the device's
+
+
+class TensorSum(exact_sum.Sum[torch.Tensor]):
+    """An exact sum of tensors, on the device of the kernels."""
+
+    def __init__(self, lib: Library, shape: Sequence[int]) -> None:
+        super().__init__(shape)
+        self._lib = lib
+
+    def _total(self, *words: torch.Tensor) -> torch.Tensor:
+        total = torch.zeros((exact_sum.WORDS, self.places), dtype=torch.int64, device=self._lib.memory)
+        for one in words:
+            total += one
+        return total
+
+    def _carry(self, addend: torch.Tensor, words: torch.Tensor) -> None:
+        addend = _whole(addend)
+        self._lib.function("tolsey_exact_sum_add")(self.places, addend.data_ptr(), words.data_ptr())
+
+    def _rounded(self, words: torch.Tensor) -> torch.Tensor:
+        result = torch.empty(self.shape, dtype=FLOAT, device=self._lib.memory)
+        self._lib.function("tolsey_exact_sum_round")(self.places, words.data_ptr(), result.data_ptr())
+        return result
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,10 +21,9 @@ from dataclasses import dataclass
 import torch
 
 from tolsey.errors import ConfigError, LocalViolation, RemoteViolation
-from tolsey.numerics import int8, library
-from tolsey.numerics.exact_sum import ExactSum
+from tolsey.numerics import int8
 from tolsey.protocol.checkpoint import Segment, StateRoot
-from tolsey.runtime import optimisers, schedule
+from tolsey.runtime import exact, optimisers, schedule
 from tolsey.runtime.dataset import Dataset
 from tolsey.runtime.executor import Executable, Key, Observer
 from tolsey.runtime.state import TrainingState, root_of
@@ -112,7 +111,7 @@ class Trainer:
             state=after,
         )
 
-    def gradient_sums(self, state: TrainingState, micros: Sequence[int]) -> dict[str, ExactSum]:
+    def gradient_sums(self, state: TrainingState, micros: Sequence[int]) -> dict[str, exact.TensorSum]:
         """What some micro-batches of the state's step bring to its gradient: sums that shards merge in any order.
 
         Raises:
@@ -126,7 +125,7 @@ class Trainer:
         for given in self._micro_batches(values, state.step, micros, None):
             for (role, name), tensor in given.items():
                 if role == "grad":
-                    sums[name].add(tensor.numpy())
+                    sums[name].add(tensor)
         return sums
 
     def _gradients(
@@ -141,23 +140,23 @@ class Trainer:
                 if role == "loss":
                     losses.append(tensor)
                 elif role == "grad" and sums:
-                    sums[name].add(tensor.numpy())
+                    sums[name].add(tensor)
                 elif role == "grad":
                     values["sum" if micro + 1 < count else "grad", name] = tensor
                 else:
                     values["state", name] = tensor
-        values |= {("grad", name): torch.from_numpy(total.rounded()) for name, total in sums.items()}
+        values |= {("grad", name): total.rounded() for name, total in sums.items()}
         return values, losses
 
     @property
     def _is_order_free(self) -> bool:
         return self._executable.profile in int8.SLICES
 
-    def _no_gradients(self, state: TrainingState) -> dict[str, ExactSum]:
+    def _no_gradients(self, state: TrainingState) -> dict[str, exact.TensorSum]:
         """A sum of nothing for each parameter."""
-        lib = library.current()
+        lib = exact.require(self._executable.device, self._executable.profile)
         names = [name for role, name, _ in self.program.grad.outputs if role == "grad"]
-        return {name: ExactSum(lib, state.tensors[f"param.{name}"].shape) for name in names}
+        return {name: exact.TensorSum(lib, state.tensors[f"param.{name}"].shape) for name in names}
 
     def _inputs(self, state: TrainingState) -> dict[Key, torch.Tensor]:
         """Of phase grad, but for what a micro-batch brings."""

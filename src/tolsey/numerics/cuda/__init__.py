@@ -1,4 +1,4 @@
-"""Exact numerics on NVIDIA GPUs: the kernels of `exact-fp32/1` in CUDA, the same bits as the CPU's.
+"""Exact numerics on NVIDIA GPUs: the kernels of the exact profiles in CUDA, the same bits as the CPU's.
 
     *.cu, *.h     the kernels; what depends on single places is compiled from ../native as it stands
     compile.py    NVRTC: cubins for each compute capability, kept in the user's cache; what they cost in registers

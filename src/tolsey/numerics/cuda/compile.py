@@ -58,10 +58,14 @@ UNITS: Final[dict[str, tuple[str, ...]]] = {
             *("silu_backward", "gelu_backward", "gelu_tanh_backward", "threshold_backward", "pow_scalar", "clamp"),
             *("clamp_low", "clamp_high", "lerp", "addcmul", "f32_to_i64", "f32_to_i32", "f32_to_i16", "f32_to_i8"),
             *("f32_to_u8", "i64_to_f32", "i32_to_f32", "adamw", "sgd", "lion"),
-            *("philox_words", "keep_mask", "keep_mask_u8", "probe"),
+            *("philox_words", "keep_mask", "keep_mask_u8", "probe", "exact_sum_add", "exact_sum_round"),
         )
     ),
     "gemm": ("gemm_32", "gemm_64", "gemm_128"),
+    "int8": (
+        *("int8_exponents", "int8_digits", "int8_multiply_2_128", "int8_multiply_2_64", "int8_multiply_3_64"),
+        "int8_round",
+    ),
     "conv": (
         *("convolution", "convolution_backward_input"),
         *("convolution_backward_weight_64", "convolution_backward_weight_16"),
@@ -166,8 +170,8 @@ def nvrtc() -> Nvrtc:
 
 
 SHARED: Final = (
-    *("activations.c", "elementwise.c", "optimisers.c", "philox.c", "probe.c"),
-    *("choosing.h", "functions.h", "places.h"),
+    *("activations.c", "elementwise.c", "exact_sum.c", "optimisers.c", "philox.c", "probe.c"),
+    *("choosing.h", "functions.h", "places.h", "whole.h"),
 )
 """What of ../native is compiled for GPUs too."""
 

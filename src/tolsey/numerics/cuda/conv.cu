@@ -8,9 +8,8 @@
  * A *window* sees, from position (image, a) and tap (channel, t), the source at a * step + first + t * apart in each dimension,
  * or +0 where that lies outside. In the backward input with a stride, positions of equal remainder make a *phase*: within it
  * the same taps meet every position. blockIdx.z counts the groups. */
+#include "coordinates.h"
 #include "gemm.h"
-
-enum { DIMENSIONS = 3 };
 
 struct window {
     int64_t images, groups, channels_up, channels_down; /* channels of a group: of the lines of C, and of the source */
@@ -24,32 +23,8 @@ struct window {
 INLINE int64_t volume(const int64_t *size) { return size[0] * size[1] * size[2]; }
 INLINE int64_t index_in(const int64_t *size, const int64_t *at) { return (at[0] * size[1] + at[1]) * size[2] + at[2]; }
 
-/* Three digits, the last one fastest; what is left is an image or a channel. Sizes fit into 31 bits, as launches.py checks. */
-struct digits {
-    int64_t outer, at[DIMENSIONS];
-    digits() = default;
-    __device__ digits(int64_t index, const int64_t *sizes) {
-        uint32_t rest = (uint32_t)index;
-        for (int d = DIMENSIONS - 1; d >= 0; d--) {
-            const uint32_t size = (uint32_t)sizes[d], quotient = rest / size;
-            at[d] = rest - quotient * size;
-            rest = quotient;
-        }
-        outer = rest;
-    }
-    __device__ void next(const int64_t *sizes) {
-        bool carried = true;
-        UNROLL for (int d = DIMENSIONS - 1; d >= 0; d--) {
-            at[d] += carried;
-            carried = at[d] == sizes[d];
-            if (carried) at[d] = 0;
-        }
-        outer += carried;
-    }
-};
-
 /* What the position and the tap see. source: [images, groups * channels, size], from this group's first channel on. */
-INLINE float seen(const window &it, const float *source, const digits &position, const digits &tap) {
+INLINE float seen(const window &it, const float *source, const coordinates &position, const coordinates &tap) {
     int64_t at[DIMENSIONS];
     bool inside = true;
     UNROLL for (int d = 0; d < DIMENSIONS; d++) {
@@ -68,17 +43,17 @@ template <bool LINE_IS_POSITION> struct seen_side {
 
     struct cursor {
         const seen_side *side;
-        digits line;
+        coordinates line;
         int64_t k;
         __device__ four load(int count) const {
             if (count <= 0) return four{};
             const window &it = *side->it;
             const int64_t *sizes = LINE_IS_POSITION ? it.taps : it.grid;
             four quad;
-            digits along(k, sizes);
+            coordinates along(k, sizes);
             UNROLL for (int e = 0; e < 4; e++, along.next(sizes)) {
                 quad.number[e] = 0.0f;
-                const digits &position = LINE_IS_POSITION ? line : along, &tap = LINE_IS_POSITION ? along : line;
+                const coordinates &position = LINE_IS_POSITION ? line : along, &tap = LINE_IS_POSITION ? along : line;
                 if (e < count) quad.number[e] = seen(it, side->source, position, tap);
             }
             return quad;
@@ -87,7 +62,7 @@ template <bool LINE_IS_POSITION> struct seen_side {
     };
     __device__ bool along_k() const { return true; }
     __device__ cursor at(int64_t line, int64_t k) const {
-        return cursor{this, digits(line, LINE_IS_POSITION ? it->grid : it->taps), k};
+        return cursor{this, coordinates(line, LINE_IS_POSITION ? it->grid : it->taps), k};
     }
 };
 
@@ -103,7 +78,7 @@ struct turned_weight {
             if (count <= 0) return four{};
             const window &it = *side->it;
             four quad;
-            digits tap(k, it.taps);
+            coordinates tap(k, it.taps);
             UNROLL for (int e = 0; e < 4; e++, tap.next(it.taps)) {
                 int64_t at[DIMENSIONS];
                 UNROLL for (int d = 0; d < DIMENSIONS; d++) at[d] = it.tap_first[d] + tap.at[d] * it.tap_apart[d];
@@ -156,7 +131,7 @@ struct position_out {
 
     __device__ void put(int64_t channel, int64_t column, const four &quad, int count) {
         for (int e = 0; e < 4 && e < count; e++) {
-            const digits position(column + e, it->grid);
+            const coordinates position(column + e, it->grid);
             int64_t at[DIMENSIONS];
             for (int d = 0; d < DIMENSIONS; d++) at[d] = it->out_first[d] + position.at[d] * it->out_apart[d];
             const int64_t plane = position.outer * it->groups * it->channels_up + channel;

@@ -130,6 +130,11 @@ class Gpu:
         if size_bytes:
             self._do("cuMemsetD8_v2", ctypes.c_uint64(address), ctypes.c_ubyte(0), ctypes.c_size_t(size_bytes))
 
+    def fill(self, address: int, number: int, count: int) -> None:
+        if count:
+            word = ctypes.c_uint(number & 0xFFFFFFFF)
+            self._do("cuMemsetD32_v2", ctypes.c_uint64(address), word, ctypes.c_size_t(count))
+
     def copy(self, to: int, source: int, size_bytes: int) -> None:
         if size_bytes:
             addresses = ctypes.c_uint64(to), ctypes.c_uint64(source)

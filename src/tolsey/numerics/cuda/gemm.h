@@ -20,7 +20,7 @@
 #ifndef TOLSEY_CUDA_GEMM_H
 #define TOLSEY_CUDA_GEMM_H
 
-#include "lane.h"
+#include "tiling.h"
 
 enum { THREADS = 128 };
 
@@ -165,17 +165,15 @@ INLINE void product(tile<Shape> &shared, const Left &a, const Right &b, Out &out
         }
 }
 
-/* All tiles of C, a block at a time; blocks that run together stay near each other, so that they find operands in the cache. */
+/* All tiles of C, a block at a time. */
 template <class Shape, class Left, class Right, class Out>
 INLINE void products(const Left &a, const Right &b, Out &out, int64_t m, int64_t n, int64_t k) {
     __shared__ tile<Shape> shared;
-    enum { TOGETHER = 8 };
-    const int64_t down = (m + Shape::ROWS - 1) / Shape::ROWS, across = (n + Shape::COLUMNS - 1) / Shape::COLUMNS;
-    for (int64_t at = blockIdx.x; at < down * across; at += gridDim.x) {
-        const int64_t band = at / (TOGETHER * across) * TOGETHER, height = least(TOGETHER, down - band);
-        const int64_t within = at % (TOGETHER * across);
-        product<Shape>(shared, a, b, out, m, n, (int)k, (band + within % height) * Shape::ROWS,
-                       within / height * Shape::COLUMNS);
+    const tiling tiles(m, n, Shape::ROWS, Shape::COLUMNS);
+    for (int64_t at = blockIdx.x; at < tiles.count(); at += gridDim.x) {
+        int64_t row, column;
+        tiles.corner(at, row, column);
+        product<Shape>(shared, a, b, out, m, n, (int)k, row, column);
     }
 }
 

@@ -1,8 +1,8 @@
 /* What every kernel on a GPU stands on: native/base.h with vectors of one number, a *lane*, for each thread.
  *
- * It takes the place of base.h, so that native/functions.h, activations.c, elementwise.c, optimisers.c and philox.c are
- * compiled for GPUs as they stand: what they compute cannot differ from what the CPU's builds compute. `vf`, `vi` and `vu`
- * are one number of 32 bits with the meaning that GCC's vectors give: a comparison gives 0 or -1, a cast keeps bits.
+ * It takes the place of base.h, so that native/functions.h, whole.h, activations.c, elementwise.c, exact_sum.c, optimisers.c and
+ * philox.c are compiled for GPUs as they stand: what they compute cannot differ from what the CPU's builds compute. `vf`, `vi` and
+ * `vu` are one number of 32 bits with the meaning that GCC's vectors give: a comparison gives 0 or -1, a cast keeps bits.
  *
  * compile.py says -fmad=false, so `a * b + c` is two roundings here too, and vfma is one; division and root are IEEE, nothing
  * is flushed to zero. A GPU has no control register that another library could have changed.
@@ -143,6 +143,7 @@ INLINE void vstore_n(float *p, vf x, int64_t) { *p = x.x; }
 INLINE vf vfma(vf a, vf b, vf c) { return vf{sfma(a.x, b.x, c.x)}; }
 INLINE vf vsqrt(vf x) { return vf{__fsqrt_rn(x.x)}; }
 INLINE vf vround(vf x) { return vf{sround(x.x)}; }
+INLINE vi vtoi(vf x) { return vi((int32_t)x.x); }
 INLINE vf vtof(vi x) { return vf{(float)x.x}; }
 INLINE vu vmulhi_u(vu a, vu b) { return vu(__umulhi(a.x, b.x)); }
 

@@ -12,6 +12,7 @@ for which there is no kernel yet. Next in the flow: library.py.
 from __future__ import annotations
 
 import ctypes
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from typing import Any, Final, Protocol
 import numpy
 
 from tolsey.errors import ConfigError
-from tolsey.numerics import elementwise, library, probe
+from tolsey.numerics import elementwise, exact_sum, int8, library, probe
 
 CHUNK: Final = 4096
 LANES: Final = 32
@@ -62,6 +63,9 @@ class Device(Protocol):
         """An address of memory, aligned to 256 bytes, that lasts until the call that asked for it has run."""
 
     def zero(self, address: int, size_bytes: int) -> None: ...
+
+    def fill(self, address: int, number: int, count: int) -> None:
+        """Writes a 32-bit integer so many times."""
 
     def copy(self, to: int, source: int, size_bytes: int) -> None: ...
 
@@ -187,7 +191,7 @@ def _check_probe(operation: int, *rest: Any) -> None:
 _CHECKS: Final[dict[str, Callable[..., None]]] = {"tolsey_keep_mask": _check_mask, "tolsey_probe": _check_probe}
 """What else some of them refuse."""
 
-for _name in (*elementwise.SIGNATURES, "tolsey_probe"):
+for _name in (*elementwise.SIGNATURES, *exact_sum.SIGNATURES, "tolsey_probe"):
     _places(_name)
 
 
@@ -334,29 +338,418 @@ def _phases(size: int, kernel: int, stride: int, padding: int, dilation: int) ->
     return found
 
 
-@_launch("convolution_backward_input", host=[0])
-def _convolution_backward_input(
-    device: Device, geometry: int, grad: int, weight: int, bias: int | None, dx: int
-) -> None:
-    shape = _Geometry.at(geometry)
+def _phase_windows(shape: _Geometry) -> Iterator[_Window]:
+    """The output's gradient as the places of each phase of the input see it."""
     sides = zip(shape.size, shape.kernel, shape.stride, shape.padding, shape.dilation, strict=True)
-    a, b, c = (_phases(*side) for side in sides)
-    for phase in ((i, j, k) for i in a for j in b for k in c):
-        window = _Window(
+    for phase in itertools.product(*(_phases(*side) for side in sides)):
+        yield _Window(
             **{"images": shape.images, "groups": shape.groups},
             **{"channels_up": shape.channels_in, "channels_down": shape.channels_out},
             **{"size": (*shape.out,), "grid": tuple(axis.places for axis in phase), "step": (1, 1, 1)},
             **{name: tuple(getattr(axis, of) for axis in phase) for name, of in _OF_PHASE.items()},
             **{"kernel": (*shape.kernel,), "out": (*shape.size,), "out_apart": (*shape.stride,)},
         )
-        columns = shape.images * math.prod(axis.places for axis in phase)
-        _products(device, "convolution_backward_input", window, shape.channels_in, columns, grad, weight, bias, dx)
 
 
 _OF_PHASE: Final = {
     **{"taps": "taps", "first": "offset", "apart": "apart"},
     **{"tap_first": "first_tap", "tap_apart": "tap_step", "out_first": "start"},
 }
+
+
+@_launch("convolution_backward_input", host=[0])
+def _convolution_backward_input(
+    device: Device, geometry: int, grad: int, weight: int, bias: int | None, dx: int
+) -> None:
+    for window in _phase_windows(_Geometry.at(geometry)):
+        columns = window.images * math.prod(window.grid)
+        _products(device, "convolution_backward_input", window, window.channels_up, columns, grad, weight, bias, dx)
+
+
+# products of whole numbers
+
+DEPTH_AT_ONCE: Final = 1 << 16
+"""Terms that are made into digits at once, at most; a block of int8.cu adds them in 32 bits, which hold 2^17 - 1."""
+DEPTH_WORTH_A_BLOCK: Final = 1 << 10
+"""Fewer are not shared out to blocks, whose sums would have to be added."""
+DIGITS_BYTES: Final = 64 << 20
+"""Of one side's digits at once, or of sums."""
+ROWS_OF_SUMS, COLUMNS_OF_SUMS = 2048, 4096
+DIGIT_LINES, DIGIT_KS, DIGIT_TILE_BYTES = 16, 32, 512
+"""A tile of digits, and what it takes for each digit."""
+WHOLE_TILES: Final = {2: (("int8_multiply_2_128", 128, 256), ("int8_multiply_2_64", 64, 128)),
+                      3: (("int8_multiply_3_64", 64, 256),)}  # fmt: skip
+"""By slices: kernels of int8.cu, rows and columns of their tiles, threads of their blocks."""
+
+
+class _View(ctypes.Structure):
+    """int8.cu's `view`."""
+
+    _fields_ = [
+        ("first", ctypes.c_void_p),
+        *((name, _i64) for name in ("batch_step", "line_step", "k_step")),
+        *((name, _i64 * 3) for name in ("line_sizes", "k_sizes", "corner", "line_apart", "k_apart", "size", "step")),
+    ]
+
+    @classmethod
+    def of(cls, first: int, batch_step: int, line_step: int, k_step: int, **more: Any) -> _View:
+        """A matrix for each number of the batch, but for what is said otherwise."""
+        given: dict[str, Any] = {name: (1, 1, 1) for name in ("line_sizes", "k_sizes", "size")} | more
+        return cls(first, batch_step, line_step, k_step, **{name: (*sizes,) for name, sizes in given.items()})
+
+
+class _Portion(ctypes.Structure):
+    """int8.cu's `portion`."""
+
+    _fields_ = [
+        *((name, _i64) for name in ("batch", "line", "lines", "k", "depth", "tiles", "steps")),
+        *(("exponents", ctypes.c_void_p), ("exponents_step", _i64), ("slices", _i64), ("to", ctypes.c_void_p)),
+    ]
+
+
+class _WholeProduct(ctypes.Structure):
+    """int8.cu's `product`."""
+
+    _fields_ = [
+        *((name, _i64) for name in ("batch", "rows", "columns", "column")),
+        *(("c", ctypes.c_void_p), ("c_batch_step", _i64), ("c_row_step", _i64), ("c_column_step", _i64)),
+        *(("column_sizes", _i64 * 3), ("column_apart", _i64 * 3)),
+        *(("bias", ctypes.c_void_p), ("bias_batch_step", _i64), ("bias_row_step", _i64), ("bias_column_step", _i64)),
+        *((name, ctypes.c_void_p) for name in ("row_exponents", "column_exponents")),
+        *((name, _i64) for name in ("row_exponents_step", "column_exponents_step", "slices")),
+        *(("sums", ctypes.c_void_p), ("sums_batch_step", _i64), ("sums_row_step", _i64)),
+        *(("a", ctypes.c_void_p), ("b", ctypes.c_void_p)),
+        *((name, _i64) for name in ("a_tiles", "b_tiles", "steps", "steps_a_block")),
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """C and its bias as `_WholeProduct` has them; of the bias its address, or None, and its steps."""
+
+    c: int
+    batch_step: int
+    row_step: int
+    column_step: int
+    column_sizes: Sequence[int] = (1, 1, 1)
+    column_apart: Sequence[int] = (0, 0, 0)
+    bias: tuple[int | None, int, int, int] = (None, 0, 0, 0)
+
+    def part(self, p: int, row: int, column: int) -> dict[str, Any]:
+        """From a number of the batch and a row on; columns are counted from `column` on."""
+        bias, *bias_steps = self.bias
+        if bias is not None:
+            bias += 4 * (p * bias_steps[0] + row * bias_steps[1])
+        steps = ("batch_step", "row_step", "column_step")
+        return {
+            **{"c": self.c + 4 * (p * self.batch_step + row * self.row_step), "column": column, "bias": bias},
+            **{f"c_{name}": getattr(self, name) for name in steps},
+            **{f"bias_{name}": step for name, step in zip(steps, bias_steps, strict=True)},
+            **{"column_sizes": (*self.column_sizes,), "column_apart": (*self.column_apart,)},
+        }
+
+
+def _pieces(count: int, most: int) -> Iterator[tuple[int, int]]:
+    """Where each begins and how much it is; one of nothing where there is nothing."""
+    for first in range(0, max(count, 1), most):
+        yield first, min(most, count - first)
+
+
+def _checked_slices(slices: int) -> None:
+    if slices not in WHOLE_TILES:
+        raise ValueError(f"{slices} slices")
+
+
+def _checked_terms(k: int, *lines: int) -> None:
+    if k > int8.MOST_TERMS:
+        raise ValueError(f"a product of {k} terms")
+    if max(lines) >= 1 << 31:
+        raise ConfigError("a product with 2^31 rows or columns has no GPU kernel of whole numbers yet")
+
+
+def _find_exponents(device: Device, view: _View, batch: int, lines: int, depth: int, to: int) -> None:
+    """Of each line, [batch, lines]."""
+    device.fill(to, int8.NOTHING, batch * lines)
+    if batch * lines * depth:
+        warps = device.threads_a_block // LANES
+        grid = -(-depth // (1024 * warps)), min(-(-lines // DIGIT_LINES), MAX_GRID_Z), min(batch, MAX_GRID_Z)
+        block = (device.threads_a_block, 1, 1)
+        device.launch("int8_exponents", grid, block, view, _i64(batch), _i64(lines), _i64(depth), _at(to))
+
+
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """One side of a product: where it is, how many lines it has in each number of the batch, and the address of their
+    exponents, [batch, lines]."""
+
+    view: _View
+    lines: int
+    exponents: int
+
+    def exponents_from(self, p: int, line: int) -> int:
+        return self.exponents + 4 * (p * self.lines + line)
+
+
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """How a product is cut to pieces.
+
+    Args:
+        kernel, tile, threads: of WHOLE_TILES.
+        batch, rows, columns: that are digits at once.
+        shares: how many blocks share the terms of one tile.
+    """
+
+    kernel: str
+    tile: int
+    threads: int
+    batch: int
+    rows: int
+    columns: int
+    shares: int
+
+    @classmethod
+    def of(cls, blocks: int, slices: int, batch: int, m: int, n: int, k: int) -> _Cut:
+        """The largest tile that gives work to so many blocks; where none does, blocks share terms."""
+        kinds = [(*kind, batch * -(-m // kind[1]) * -(-n // kind[1])) for kind in WHOLE_TILES[slices]]
+        kernel, tile, threads, tiles = next((kind for kind in kinds if kind[-1] >= blocks), kinds[-1])
+        depth = min(k, DEPTH_AT_ONCE)
+        shares = max(min(-(-2 * blocks // tiles), depth // DEPTH_WORTH_A_BLOCK), 1)
+        bytes_a_tile = max(_digits_bytes(slices, tile, depth), 1)
+        most_tiles = max(DIGITS_BYTES // bytes_a_tile, 1)
+        rows, columns = (min(most_tiles, -(-lines // tile)) * tile for lines in (m, n))
+        if shares > 1 or k > depth:
+            rows, columns = min(rows, ROWS_OF_SUMS), min(columns, COLUMNS_OF_SUMS)
+        together = 1
+        if rows >= m and columns >= n:
+            together = DIGITS_BYTES // max(bytes_a_tile * (max(rows, columns) // tile), 8 * rows * columns)
+        return cls(kernel, tile, threads, min(max(together, 1), batch), rows, columns, shares)
+
+
+def _digits_bytes(slices: int, lines: int, depth: int) -> int:
+    """Of lines that fill whole tiles of digits."""
+    return lines // DIGIT_LINES * -(-depth // DIGIT_KS) * slices * DIGIT_TILE_BYTES
+
+
+class _Digits:
+    """Room for the digits of one side, and what they are at the moment.
+
+    Args:
+        tile: lines of a block's tile; portions are filled up to a multiple.
+    """
+
+    def __init__(
+        self, device: Device, side: _Side, slices: int, *, tile: int, batch: int, lines: int, depth: int
+    ) -> None:
+        self._device, self._side, self._slices, self._tile = device, side, slices, tile
+        self._holds: tuple[int, ...] = ()
+        self.address = device.room(batch * _digits_bytes(slices, self._filled(lines), depth))
+
+    def _filled(self, lines: int) -> int:
+        return -(-lines // self._tile) * self._tile
+
+    def tiles(self, lines: int) -> int:
+        return self._filled(lines) // DIGIT_LINES
+
+    def hold(self, p: int, batch: int, line: int, lines: int, k: int, depth: int) -> None:
+        """Makes digits of these numbers, unless they are what is held."""
+        wanted = (p, batch, line, lines, k, depth)
+        if wanted == self._holds or not depth:
+            return
+        self._holds = wanted
+        view, steps, tiles = _View.from_buffer_copy(self._side.view), -(-depth // DIGIT_KS), self.tiles(lines)
+        view.first += 4 * p * view.batch_step
+        exponents = self._side.exponents_from(p, line), self._side.lines
+        portion = _Portion(batch, line, lines, k, depth, tiles, steps, *exponents, self._slices, self.address)
+        threads = self._device.threads_a_block
+        grid = -(-steps * LANES // threads), min(tiles, MAX_GRID_Z), min(batch, MAX_GRID_Z)
+        self._device.launch("int8_digits", grid, (threads, 1, 1), view, portion)
+
+
+def _whole_product(
+    device: Device, slices: int, batch: int, k: int, a: tuple[_View, int], b: tuple[_View, int], target: _Target
+) -> None:
+    """C = A x B by the law of int8.md.
+
+    Args:
+        a, b: a side, and how many rows or columns it has.
+    """
+    (left, m), (right, n) = a, b
+    if not batch * m * n:
+        return
+    _checked_terms(k, m, n)
+    rows = device.room(4 * batch * (m + n))
+    columns = rows + 4 * batch * m
+    _find_exponents(device, left, batch, m, k, rows)
+    _find_exponents(device, right, batch, n, k, columns)
+    _multiply(device, slices, batch, k, _Side(left, m, rows), _Side(right, n, columns), to=target)
+
+
+def _multiply(
+    device: Device, slices: int, batch: int, k: int, a: _Side, b: _Side, *, to: _Target | None, sums: int = 0
+) -> None:
+    """The product under known exponents: rounded into a target, or added to sums [m, n]."""
+    m, n = a.lines, b.lines
+    cut = _Cut.of(device.multiprocessors, slices, batch, m, n, k)
+    depth = min(k, DEPTH_AT_ONCE)
+    room = {"tile": cut.tile, "batch": cut.batch, "depth": depth}
+    left = _Digits(device, a, slices, lines=min(cut.rows, m), **room)
+    right = _Digits(device, b, slices, lines=min(cut.columns, n), **room)
+    own_sums = to is not None and (cut.shares > 1 or k > depth)
+    if own_sums:
+        sums = device.room(8 * cut.batch * min(cut.rows, m) * min(cut.columns, n))
+    for (p, members), (i, rows), (j, columns) in itertools.product(
+        _pieces(batch, cut.batch), _pieces(m, cut.rows), _pieces(n, cut.columns)
+    ):
+        it = _WholeProduct(
+            **{"batch": members, "rows": rows, "columns": columns, "slices": slices},
+            **{"row_exponents": a.exponents_from(p, i), "row_exponents_step": m},
+            **{"column_exponents": b.exponents_from(p, j), "column_exponents_step": n},
+            **{"a": left.address, "a_tiles": left.tiles(rows), "b": right.address, "b_tiles": right.tiles(columns)},
+            **({} if to is None else to.part(p, i, j)),
+        )
+        if own_sums:
+            it.sums, it.sums_batch_step, it.sums_row_step = sums, rows * columns, columns
+            device.zero(sums, 8 * members * rows * columns)
+        elif sums:
+            it.sums, it.sums_row_step = sums + 8 * (i * n + j), n
+        tiles = -(-rows // cut.tile) * -(-columns // cut.tile)
+        for first, count in _pieces(k, DEPTH_AT_ONCE):
+            left.hold(p, members, i, rows, first, count)
+            right.hold(p, members, j, columns, first, count)
+            it.steps = -(-count // DIGIT_KS)
+            it.steps_a_block = max(-(-it.steps // cut.shares), 1)
+            shares = max(-(-it.steps // it.steps_a_block), 1)
+            grid = min(tiles, 1 << 20), shares, min(members, MAX_GRID_Z)
+            device.launch(cut.kernel, grid, (cut.threads, 1, 1), it)
+        if own_sums:
+            _round_sums(device, it)
+
+
+def _round_sums(device: Device, it: _WholeProduct) -> None:
+    threads = device.threads_a_block
+    grid = min(-(-it.columns // threads), 1 << 20), min(it.rows, MAX_GRID_Z), min(it.batch, MAX_GRID_Z)
+    device.launch("int8_round", grid, (threads, 1, 1), it)
+
+
+@_launch("gemm_int8")
+def _gemm_int8(device: Device, slices: int, batch: int, m: int, n: int, k: int, *rest: Any) -> None:
+    _checked_slices(slices)
+    _not_negative(batch, m, n, k)
+    a, a_batch, a_row, a_column, b, b_batch, b_row, b_column, bias, *bias_steps, c, c_batch, c_row, c_column = rest
+    left, right = _View.of(a, a_batch, a_row, a_column), _View.of(b, b_batch, b_column, b_row)
+    target = _Target(c, c_batch, c_row, c_column, bias=(bias, *bias_steps))
+    _whole_product(device, slices, batch, k, (left, m), (right, n), target)
+
+
+def _weight_view(window: _Window, weight: int) -> _View:
+    """A line is a channel up, k a channel down and a tap of the window."""
+    window_volume = math.prod(window.kernel)
+    by_channel = window.channels_up * window_volume
+    of_taps = {"k_sizes": window.taps, "corner": window.tap_first, "k_apart": window.tap_apart}
+    of_window = {"size": window.kernel, "step": _steps(window.kernel)}
+    return _View.of(weight, window.channels_down * by_channel, window_volume, by_channel, **of_taps, **of_window)
+
+
+def _seen_view(window: _Window, source: int, *, line_is_position: bool) -> _View:
+    """Lines are positions and ks channels and taps, or the other way round."""
+    volume = math.prod(window.size)
+    position = window.groups * window.channels_down * volume, window.grid, window.step
+    tap = volume, window.taps, window.apart
+    line, along = (position, tap) if line_is_position else (tap, position)
+    sizes = {"line_sizes": line[1], "k_sizes": along[1], "line_apart": line[2], "k_apart": along[2]}
+    of_source = {"corner": window.first, "size": window.size, "step": _steps(window.size)}
+    return _View.of(source, window.channels_down * volume, line[0], along[0], **sizes, **of_source)
+
+
+def _image_target(window: _Window, result: int, bias: int | None) -> _Target:
+    """Rows are channels of a group, columns positions."""
+    volume, steps = math.prod(window.out), _steps(window.out)
+    first = sum(at * step for at, step in zip(window.out_first, steps, strict=True))
+    return _Target(
+        *(result + 4 * first, window.channels_up * volume, volume, window.groups * window.channels_up * volume),
+        column_sizes=window.grid,
+        column_apart=[apart * step for apart, step in zip(window.out_apart, steps, strict=True)],
+        bias=(bias, window.channels_up, 1, 0),
+    )
+
+
+def _whole_image(device: Device, slices: int, window: _Window, left: _View, source: int, target: _Target) -> None:
+    """A product of weights and what positions see."""
+    terms, columns = window.channels_down * math.prod(window.taps), window.images * math.prod(window.grid)
+    right = _seen_view(window, source, line_is_position=True)
+    _whole_product(device, slices, window.groups, terms, (left, window.channels_up), (right, columns), target)
+
+
+@_launch("convolution_int8", host=[1])
+def _convolution_int8(
+    device: Device, slices: int, geometry: int, x: int, weight: int, bias: int | None, y: int
+) -> None:
+    _checked_slices(slices)
+    window = _seen(_Geometry.at(geometry))
+    terms = window.channels_down * math.prod(window.taps)
+    left = _View.of(weight, window.channels_up * terms, terms, 1)
+    _whole_image(device, slices, window, left, x, _image_target(window, y, bias))
+
+
+@_launch("convolution_backward_input_int8", host=[1])
+def _convolution_backward_input_int8(
+    device: Device, slices: int, geometry: int, grad: int, weight: int, bias: int | None, dx: int
+) -> None:
+    _checked_slices(slices)
+    for window in _phase_windows(_Geometry.at(geometry)):
+        _whole_image(device, slices, window, _weight_view(window, weight), grad, _image_target(window, dx, bias))
+
+
+@_launch("convolution_backward_weight_int8", host=[1])
+def _convolution_backward_weight_int8(device: Device, slices: int, geometry: int, grad: int, x: int, dw: int) -> None:
+    _checked_slices(slices)
+    window = _seen(_Geometry.at(geometry))
+    places, rows = math.prod(window.grid), window.channels_up
+    columns = window.channels_down * math.prod(window.taps)
+    along = {"k_sizes": (1, 1, places), "k_apart": (0, 0, 1), "size": (1, 1, places), "step": (0, 0, 1)}
+    left = _View.of(grad, rows * places, places, window.groups * rows * places, **along)
+    right = _seen_view(window, x, line_is_position=False)
+    target = _Target(dw, rows * columns, columns, 1)
+    _whole_product(device, slices, window.groups, window.images * places, (left, rows), (right, columns), target)
+
+
+@_launch("int8_exponents")
+def _int8_exponents(
+    device: Device, lanes: int, depth: int, x: int, lane_step: int, depth_step: int, exponents: int
+) -> None:
+    _not_negative(lanes, depth)
+    _find_exponents(device, _View.of(x, 0, lane_step, depth_step), 1, lanes, depth, exponents)
+
+
+@_launch("int8_add_terms")
+def _int8_add_terms(device: Device, slices: int, m: int, n: int, k: int, *rest: int) -> None:
+    _checked_slices(slices)
+    _not_negative(m, n, k)
+    a, a_row, a_column, rows, b, b_row, b_column, columns, sums = rest
+    _checked_terms(k, m, n)
+    if m * n * k:
+        left, right = _View.of(a, 0, a_row, a_column), _View.of(b, 0, b_column, b_row)
+        _multiply(device, slices, 1, k, _Side(left, m, rows), _Side(right, n, columns), to=None, sums=sums)
+
+
+@_launch("int8_round")
+def _int8_round(device: Device, slices: int, m: int, n: int, rows: int, columns: int, sums: int, c: int) -> None:
+    _checked_slices(slices)
+    _not_negative(m, n)
+    if m * n:
+        target = _Target(c, 0, n, 1).part(0, 0, 0)
+        exponents = {"row_exponents": rows, "column_exponents": columns}
+        _round_sums(
+            device,
+            _WholeProduct(
+                **target,
+                **exponents,
+                **{"batch": 1, "rows": m, "columns": n, "slices": slices},
+                sums=sums,
+                sums_row_step=n,
+            ),
+        )
 
 
 # lists

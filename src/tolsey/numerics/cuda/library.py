@@ -11,7 +11,8 @@ memory in both forms. What is refused, and the errors: launches.py. Next in the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, Final, Protocol
 
@@ -56,11 +57,18 @@ class GpuLibrary:
 
     def __init__(self, device: Device) -> None:
         self._device = device
+        self._replaced: dict[str, launches.Launch] = {}
         self.memory = device.memory
         """Where the addresses that a kernel takes lie, as PyTorch names it."""
 
     def __repr__(self) -> str:
         return f"GpuLibrary({self._device!r})"
+
+    def replacing(self, others: Mapping[str, tuple[str, int]]) -> GpuLibrary:
+        """These kernels, in which declared names lead to others with a number before the same arguments."""
+        other = copy.copy(self)
+        other._replaced = self._replaced | {name: _behind(number, _known(it)) for name, (it, number) in others.items()}
+        return other
 
     def function(self, name: str) -> Callable[..., None]:
         """A declared kernel that takes device addresses as integers (or None) and numbers; checks no address.
@@ -69,7 +77,7 @@ class GpuLibrary:
             ConfigError: there is no such kernel for GPUs yet.
             LocalViolation: it was not declared.
         """
-        run, device = _launch_of(name).run, self._device
+        run, device = self._launch_of(name).run, self._device
 
         def call(*arguments: Any) -> None:
             try:
@@ -89,7 +97,7 @@ class GpuLibrary:
             TypeError: an array of another element type, or not aligned to its elements.
             ConfigError: there is no such kernel for GPUs yet.
         """
-        launch, words = _launch_of(name), library.declared()[name]
+        launch, words = self._launch_of(name), library.declared()[name]
         if len(arguments) != len(words):
             raise TypeError(f"{name} takes {len(words)} arguments, not {len(arguments)}")
         moved = _Moved(self._device)
@@ -107,6 +115,9 @@ class GpuLibrary:
             raise _named(name, error) from error
         finally:
             self._device.call_ends()
+
+    def _launch_of(self, name: str) -> launches.Launch:
+        return self._replaced[name] if name in self._replaced else _known(name)
 
 
 def _named(name: str, error: ValueError | IndexError) -> ValueError | IndexError:
@@ -157,7 +168,16 @@ def _is_writeable(array: NDArray[Any]) -> bool:
     return array.flags.writeable or (isinstance(base, numpy.ndarray) and _is_writeable(base))
 
 
-def _launch_of(name: str) -> launches.Launch:
+def _behind(number: int, launch: launches.Launch) -> launches.Launch:
+    """A launch with its first argument filled in."""
+
+    def run(device: launches.Device, *arguments: Any) -> None:
+        launch.run(device, number, *arguments)
+
+    return launches.Launch(run, tuple(place - 1 for place in launch.host))
+
+
+def _known(name: str) -> launches.Launch:
     if name not in library.declared():
         raise LocalViolation(f"kernel {name} was never declared")
     if name not in launches.LAUNCHES:

@@ -3,6 +3,7 @@
 
 #include "activations.c"
 #include "elementwise.c"
+#include "exact_sum.c"
 #include "optimisers.c"
 #include "philox.c"
 #include "probe.c"

@@ -3,20 +3,20 @@
  * A sum of one place is WORDS signed 64-bit integers, each in a plane of its own (planes[word * places + place]): DIGITS digits of
  * DIGIT_BITS bits, the lowest first, in units of 2^-149, and the number of addends that were not finite. A digit may be of any
  * sign and larger than its bits: 2^23 numbers may be added before one overflows. Two sums are added word by word. */
-#include "base.h"
+#include "whole.h"
 
 enum { DIGIT_BITS = 40, DIGITS = 7, WORDS = DIGITS + 1 };
 #define DIGIT_MASK (((int64_t)1 << DIGIT_BITS) - 1)
 
-struct adding {
+struct addition {
     const float *x;
     int64_t *planes;
     int64_t places;
 };
 
 static int add_some(void *ctx, int64_t begin, int64_t end) {
-    const struct adding *it = ctx;
-    for (int64_t place = begin; place < end; place++) {
+    const struct addition *it = (const struct addition *)ctx;
+    FOR_PLACES(place, begin, end) {
         uint32_t bits = bits_of(it->x[place]), biased = bits >> 23 & 255;
         int64_t *word = it->planes + place;
         if (biased == 255) {
@@ -29,25 +29,22 @@ static int add_some(void *ctx, int64_t begin, int64_t end) {
         word[0] += sign * (size << shift & DIGIT_MASK); /* at most 24 + 39 bits before the mask */
         word[it->places] += sign * (size << shift >> DIGIT_BITS);
     }
-    return TOLSEY_OK;
+    return 0;
 }
 
 /* Adds x[places] to the sums; planes of zeros are sums of nothing. */
-TOLSEY_EXPORT int tolsey_exact_sum_add(int64_t places, const float *x, int64_t *planes) {
-    LAWFUL_ENTRY;
-    struct adding it = {x, planes, places};
-    return places < 0 ? TOLSEY_BAD_ARGUMENT : tolsey_parallel(places, 4096, add_some, &it);
-}
+TASK_KERNEL(exact_sum_add, (int64_t places, const float *x, int64_t *planes), places, 4096, add_some, struct addition,
+            {x, planes, places})
 
 /* Digits from 0 to 2^40 - 1, but for the last one, which has the sign. */
-static void carry(int64_t digit[DIGITS]) {
+INLINE void carry(int64_t digit[DIGITS]) {
     for (int d = 0; d + 1 < DIGITS; d++) {
         digit[d + 1] += digit[d] >> DIGIT_BITS;
         digit[d] &= DIGIT_MASK;
     }
 }
 
-static float rounded(const int64_t *words, int64_t places) {
+INLINE float rounded(const int64_t *words, int64_t places) {
     int64_t digit[DIGITS];
     for (int d = 0; d < DIGITS; d++) digit[d] = words[d * places];
     if (words[DIGITS * places]) return float_of(0x7fc00000);
@@ -73,11 +70,8 @@ static float rounded(const int64_t *words, int64_t places) {
         head >>= 1;
         at++;
     }
-    uint64_t unit_bits = (uint64_t)(at - 149 - 1 + 1023) << 52;
-    double unit;
-    memcpy(&unit, &unit_bits, 8);
-    double size = (double)(2 * head + (below ? 1 : 0)) * unit;
-    return (float)(negative ? -size : size);
+    const int64_t size = 2 * head + (below ? 1 : 0);
+    return rounded_once(negative ? -size : size, (int32_t)at - 150);
 }
 
 struct rounding {
@@ -87,14 +81,11 @@ struct rounding {
 };
 
 static int round_some(void *ctx, int64_t begin, int64_t end) {
-    const struct rounding *it = ctx;
-    for (int64_t place = begin; place < end; place++) it->y[place] = rounded(it->planes + place, it->places);
-    return TOLSEY_OK;
+    const struct rounding *it = (const struct rounding *)ctx;
+    FOR_PLACES(place, begin, end) it->y[place] = rounded(it->planes + place, it->places);
+    return 0;
 }
 
 /* The sums, each rounded once. */
-TOLSEY_EXPORT int tolsey_exact_sum_round(int64_t places, const int64_t *planes, float *y) {
-    LAWFUL_ENTRY;
-    struct rounding it = {planes, y, places};
-    return places < 0 ? TOLSEY_BAD_ARGUMENT : tolsey_parallel(places, 4096, round_some, &it);
-}
+TASK_KERNEL(exact_sum_round, (int64_t places, const int64_t *planes, float *y), places, 4096, round_some, struct rounding,
+            {planes, y, places})

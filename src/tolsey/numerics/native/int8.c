@@ -14,6 +14,8 @@
  * integers. So nothing here has an order: one side, the shared one, is made whole first, tasks take blocks of the other. */
 #include "gemm.h"
 
+#include "whole.h"
+
 #if defined(TOLSEY_AVX512)
 #define TILE_ROWS 12
 #elif defined(TOLSEY_AVX2)
@@ -27,7 +29,6 @@
 
 /* Depth made whole at once. 4096 products of at most 2^40 are below 2^53. */
 #define STRETCH 4096
-#define MOST_DEPTH ((int64_t)1 << 22)
 /* Of the shared side, made whole at once; of a task's block. */
 #define SHARED_BYTES ((int64_t)16 << 20)
 #define SUMS_BYTES ((int64_t)16 << 20)
@@ -36,9 +37,6 @@
 
 #define PAIRS_UNTIL_CARRY 15
 #define CARRIED_BITS 13
-
-/* Exponents of a lane of zeros and of one with an infinity or a NaN: so that the larger of two shards' is right. */
-enum { NOTHING = -150, NOT_FINITE = 128 };
 
 /* ---------------------------------------------------------------- tiles */
 
@@ -147,16 +145,7 @@ static const tile_of_whole wide_tiles[TILE_ROWS][TILE_VECTORS] = {EVERY_TILE(WID
 
 /* ---------------------------------------------------------------- whole numbers */
 
-/* 2^n as binary32 in two factors, for n from -252 to 254. */
-INLINE void two_factors(int32_t n, float *first, float *second) {
-    int32_t half_n = n / 2;
-    *first = float_of((uint32_t)(half_n + 127) << 23);
-    *second = float_of((uint32_t)(n - half_n + 127) << 23);
-}
-
-/* How one panel's lanes are rounded: x · first · second. Of the first product only what ends below 1/2 may be rounded, since
- * both factors are above or both below 1. `kept` has no bits where a lane is not finite, so that no conversion is undefined, and
- * all bits elsewhere. */
+/* How one panel's lanes are rounded. */
 struct scale {
     float first[TILE_VECTORS * VW], second[TILE_VECTORS * VW];
     float kept[TILE_VECTORS * VW];
@@ -165,14 +154,12 @@ struct scale {
 static void set_scale(struct scale *it, int p, const int32_t *exponent, int64_t lanes, int64_t step) {
     for (int64_t l = 0; l < step; l++) {
         int32_t e = l < lanes ? exponent[l] : NOTHING;
-        it->kept[l] = float_of(e == NOT_FINITE ? 0 : 0xffffffffu);
-        two_factors(p - e, it->first + l, it->second + l);
+        scale_of(e, p, it->kept + l, it->first + l, it->second + l);
     }
 }
 
-INLINE vi to_whole(const float *x, const struct scale *scale, int64_t l, int64_t w) {
-    vf kept = (vf)((vi)vload_n(x + l, w) & (vi)vload_n(scale->kept + l, w));
-    return vtoi(vround(kept * vload_n(scale->first + l, w) * vload_n(scale->second + l, w)));
+INLINE vi whole_of(const float *x, const struct scale *scale, int64_t l, int64_t w) {
+    return to_whole(vload_n(x + l, w), vload_n(scale->kept + l, w), vload_n(scale->first + l, w), vload_n(scale->second + l, w));
 }
 
 INLINE void store_words(int32_t *to, vi x, int64_t n) {
@@ -194,7 +181,7 @@ static void whole_pairs(const float *from, int64_t depth, int64_t step, const st
     int32_t *words = to;
     for (int64_t k = 0; k < depth; k += 2, from += 2 * step, words += step)
         FOR_VECTORS(l, w, 0, step) {
-            vi even = to_whole(from, scale, l, w), odd = k + 1 < depth ? to_whole(from + step, scale, l, w) : vset_i(0);
+            vi even = whole_of(from, scale, l, w), odd = k + 1 < depth ? whole_of(from + step, scale, l, w) : vset_i(0);
             store_words(words + l, (even & vset_i(0xffff)) | (vi)((vu)odd << 16), w);
         }
 }
@@ -203,7 +190,7 @@ static void whole_wide(const float *from, int64_t depth, int64_t step, const str
     double *wide = to;
     for (int64_t k = 0; k < depth; k++, from += step, wide += step)
         FOR_VECTORS(l, w, 0, step) {
-            vd whole = __builtin_convertvector(to_whole(from, scale, l, w), vd);
+            vd whole = __builtin_convertvector(whole_of(from, scale, l, w), vd);
             memcpy(wide + l, &whole, sizeof(double) * (size_t)w);
         }
 }
@@ -218,13 +205,13 @@ struct form {
 
 static int set_form(struct form *it, int64_t slices) {
     if (slices == 2) {
-        *it = (struct form){12, VW, 4, 2, whole_pairs, plain_tiles};
+        *it = (struct form){fraction_bits(2), VW, 4, 2, whole_pairs, plain_tiles};
 #if defined(TOLSEY_AVX512)
         if (has_vnni()) it->tiles = vnni_tiles;
 #endif
         return TOLSEY_OK;
     }
-    *it = (struct form){19, VW / 2, 8, 1, whole_wide, wide_tiles};
+    *it = (struct form){fraction_bits(3), VW / 2, 8, 1, whole_wide, wide_tiles};
     return slices == 3 ? TOLSEY_OK : TOLSEY_BAD_ARGUMENT;
 }
 
@@ -242,12 +229,6 @@ static void largest(const float *from, int64_t depth, int64_t step, float *sizes
         }
         vstore_n(sizes + l, (vf)size, w);
     }
-}
-
-INLINE int32_t exponent_of(float size) {
-    int32_t bits = (int32_t)bits_of(size);
-    if (bits == 0) return NOTHING;
-    return bits >> 23 ? (bits >> 23) - 127 : 31 - __builtin_clz((uint32_t)bits) - 149;
 }
 
 /* ---------------------------------------------------------------- one product */
