@@ -202,7 +202,7 @@ template <int NUMBER_OF_SLICES, int TILES_DOWN, int TILES_ACROSS, int NUMBER_DOW
     static __device__ constexpr int lower(int part) { return part < SLICES ? part : part == SLICES ? 1 : 2; }
 };
 
-/* Four times the sum of two numbers of 8 bits, which has 8 bits. */
+/* The sums of four pairs of 8-bit numbers, which have 8 bits again. */
 INLINE uint32_t sums_of_bytes(uint32_t x, uint32_t y) {
     return ((x & 0x7f7f7f7f) + (y & 0x7f7f7f7f)) ^ ((x ^ y) & 0x80808080);
 }

@@ -468,8 +468,7 @@ def _checked_terms(k: int, *lines: int) -> None:
 
 
 def _find_exponents(device: Device, view: _View, batch: int, lines: int, depth: int, to: int) -> None:
-    """Of each line, [batch, lines]."""
-    device.fill(to, int8.NOTHING, batch * lines)
+    """Of each line, [batch, lines]; `to` is filled with NOTHING before."""
     if batch * lines * depth:
         warps = device.threads_a_block // LANES
         grid = -(-depth // (1024 * warps)), min(-(-lines // DIGIT_LINES), MAX_GRID_Z), min(batch, MAX_GRID_Z)
@@ -514,7 +513,7 @@ class _Cut:
         kinds = [(*kind, batch * -(-m // kind[1]) * -(-n // kind[1])) for kind in WHOLE_TILES[slices]]
         kernel, tile, threads, tiles = next((kind for kind in kinds if kind[-1] >= blocks), kinds[-1])
         depth = min(k, DEPTH_AT_ONCE)
-        shares = max(min(-(-2 * blocks // tiles), depth // DEPTH_WORTH_A_BLOCK), 1)
+        shares = max(min(2 * blocks // tiles, depth // DEPTH_WORTH_A_BLOCK), 1) if tiles < blocks else 1
         bytes_a_tile = max(_digits_bytes(slices, tile, depth), 1)
         most_tiles = max(DIGITS_BYTES // bytes_a_tile, 1)
         rows, columns = (min(most_tiles, -(-lines // tile)) * tile for lines in (m, n))
@@ -580,6 +579,7 @@ def _whole_product(
     _checked_terms(k, m, n)
     rows = device.room(4 * batch * (m + n))
     columns = rows + 4 * batch * m
+    device.fill(rows, int8.NOTHING, batch * (m + n))
     _find_exponents(device, left, batch, m, k, rows)
     _find_exponents(device, right, batch, n, k, columns)
     _multiply(device, slices, batch, k, _Side(left, m, rows), _Side(right, n, columns), to=target)
@@ -719,6 +719,7 @@ def _int8_exponents(
     device: Device, lanes: int, depth: int, x: int, lane_step: int, depth_step: int, exponents: int
 ) -> None:
     _not_negative(lanes, depth)
+    device.fill(exponents, int8.NOTHING, lanes)
     _find_exponents(device, _View.of(x, 0, lane_step, depth_step), 1, lanes, depth, exponents)
 
 
