@@ -130,10 +130,9 @@ def check(lib: Library, case: Case, all_: dict[str, F32]) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_weights_gradient_in_a_large_gpu_s_small_tiles_is_the_law_s(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(emulated.Emulated, "multiprocessors", 1000)
-    all_ = solved(name, "special")
-    found = products.convolution_backward_weight(emulated.library(), CASES[name].geometry, all_["gradient"], all_["x"])
+def test_weights_gradient_in_a_large_gpu_s_small_tiles_is_the_law_s(name: str) -> None:
+    lib, all_ = emulated.library_on(1000), solved(name, "special")
+    found = products.convolution_backward_weight(lib, CASES[name].geometry, all_["gradient"], all_["x"])
     assert_same_bits(found, all_["backward_weight"])
 
 

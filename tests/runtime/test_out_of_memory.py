@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy, torch
 from torch import nn
 from tolsey.errors import ConfigError
+from tolsey.numerics import library
 from tolsey.runtime import admission, author, state
 from tolsey.runtime.dataset import Dataset
 from tolsey.runtime.executor import Executable
@@ -29,6 +30,7 @@ from tolsey.runtime.segment import Trainer
 
 profile, folder = sys.argv[1], Path(sys.argv[2])
 torch.set_num_threads(1)
+library.current().threads = 1  # a job's memory counts one thread's
 
 def trainer(job, admitted):
     data = Dataset(built.manifest, built.data_paths, built.program.batch, job.seed)

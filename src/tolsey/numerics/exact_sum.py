@@ -38,8 +38,9 @@ for _name, _signature in SIGNATURES.items():
 def most_bytes(places: Sequence[int], addends: int) -> int:
     """The most memory that sums of so many places each take while arrays are added to each and all are rounded.
 
-    Addends count beside the words that they were carried into, since no allocator has to give memory back at once; one
-    sum at a time is copied, to be carried or rounded.
+    Addends count beside the words that they were carried into, since no allocator has to give memory back at once, and
+    the largest sum's words once more: they are made to round it, or, where there are some, memory that is free may lie
+    in pieces too small for them.
     """
     words, number = WORDS * 8, 4
     held = min(addends, MOST_KEPT - 1) * number + (words if addends >= MOST_KEPT else 0)
@@ -71,25 +72,32 @@ class Sum(ABC, Generic[Array]):
             raise ValueError(f"an addend of {tuple(addend.shape)} to a sum of {self.shape}")
         self._kept.append(addend)
         if len(self._kept) == MOST_KEPT:
-            self._words, self._kept = self.words, []
+            self._words, self._kept = self._carried(), []
 
     def merge(self, other: Self) -> None:
         """Adds what another sum has seen. Raises ValueError: it has another shape."""
         if other.shape != self.shape:
             raise ValueError(f"a sum of {other.shape} to a sum of {self.shape}")
-        self._words, self._kept = self._total(self.words, other.words), []
+        self._words, self._kept = self._total(self._carried(), other._carried()), []
 
     @property
     def words(self) -> Array:
         """The sum's state, int64 [8, places]: integers that a network may carry."""
-        words = self._total() if self._words is None else self._total(self._words)
-        for addend in self._kept:
-            self._carry(addend, words)
-        return words
+        return self._total(self._carried())
 
     def rounded(self) -> Array:
         """The sum, rounded once; NaN where an addend was not finite, +0 where it is 0."""
-        return self._rounded(self.words)
+        return self._rounded(self._carried())
+
+    def _carried(self) -> Array:
+        """The words with all addends. Where there are some already they take in what was kept; else the addends, which
+        are smaller, stay what there is of the sum."""
+        words = self._total() if self._words is None else self._words
+        for addend in self._kept:
+            self._carry(addend, words)
+        if self._words is not None:
+            self._kept = []
+        return words
 
     @abstractmethod
     def _total(self, *words: Array) -> Array:
