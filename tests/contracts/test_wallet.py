@@ -118,7 +118,7 @@ def test_keystore_wrong_passphrase_or_touched_file_refused(tmp_path: Path) -> No
     with pytest.raises(ConfigError, match="does not open"):
         Keystore.open(tmp_path, "q")
     content = json.loads((tmp_path / "secrets.json").read_text())
-    content["cipher"]["text"] = "00" + content["cipher"]["text"][2:]
+    content["cipher"]["text"] = f"{int(content['cipher']['text'][0], 16) ^ 1:x}" + content["cipher"]["text"][1:]
     (tmp_path / "secrets.json").write_text(json.dumps(content))
     with pytest.raises(ConfigError):
         Keystore.open(tmp_path, "p")

@@ -37,7 +37,10 @@
 /* What a task takes of the side that is not shared; at most so many rows are few. */
 #define BLOCK_ROWS (TILE_ROWS * 24)
 #define BLOCK_COLUMNS 512
-#define SHARED_FLOATS ((int64_t)4 << 20)
+/* Of the shared side, packed at once: so many lanes of a deep one, so that a slice of them and a block's part of C, which each
+ * slice goes by again, stay in the second-level cache together. */
+#define SHARED_LANES 512
+#define SHARED_FLOATS ((int64_t)1 << 19)
 /* Below so many multiplications waking another thread costs more than it brings. */
 #define WORTH_A_THREAD ((double)(1 << 19))
 
@@ -498,7 +501,7 @@ int tolsey_product(int64_t m, int64_t n, int64_t k, const struct side *a, const 
     tasks = (other_all + it.block - 1) / it.block;
 
     /* Rounds: so many lanes and so much depth of the shared side at a time. */
-    int64_t deepest = most(SHARED_FLOATS / least(round_up(shared_all, unit), 2048) / SLICE, 1) * SLICE;
+    int64_t deepest = most(SHARED_FLOATS / least(round_up(shared_all, unit), SHARED_LANES) / SLICE, 1) * SLICE;
     int64_t widest = most(SHARED_FLOATS / least(k, deepest) / unit, 1) * unit, slices = (least(k, deepest) + SLICE - 1) / SLICE;
     int64_t lane_floats = it.few_rows && it.form == IN_ROWS ? ROW_STEP : least(k, SLICE);
     int shares = !(it.few_rows && it.form == WHERE_IT_LIES);
