@@ -52,11 +52,12 @@ def find(program: Program, phase: Phase) -> list[Shortcut]:
     found, taken = list[Shortcut](), set[int]()
     for value in reversed(graph.makers):  # so that the last of several sums is met first
         index, op, _ = graph.makers[value]
-        form = _FORMS.get(op, ())
-        for shortcut in () if index in taken else filter(None, (look(graph, value) for look in form)):
+        if index in taken:
+            continue
+        shortcut = next(filter(None, (look(graph, value) for look in _FORMS.get(op, ()))), None)
+        if shortcut is not None:
             found.append(shortcut)
             taken |= shortcut.nodes
-            break
     return found
 
 
